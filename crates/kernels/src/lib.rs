@@ -1,0 +1,41 @@
+//! What a CPU can do: slices in, slices out.
+//!
+//! Nothing here knows of tensors or models and nothing allocates while it runs: callers bring inputs, outputs and
+//! scratch. Three nouns come first:
+//!
+//! * [`Isa`] – the instruction set in use, found once at run time (`SUPPLE_ISA` overrides it for tests);
+//! * [`ThreadPool`] – a low-latency fork-join pool, owned by the caller;
+//! * [`Cpu`] – the two together; every kernel takes one.
+//!
+//! Images are channels-last. A pixel occupies `stride` floats of which the first `channels` count; [`Rows`] and
+//! [`RowsMut`] view whole images and rolling windows of rows alike, so that one kernel serves both.
+
+pub mod activation;
+pub mod aligned;
+pub mod attention;
+pub mod conv;
+pub mod cpu;
+pub mod elementwise;
+pub mod gemm;
+pub mod isa;
+pub mod math;
+pub mod matmul;
+pub mod normalize;
+mod parallel;
+mod partial;
+pub mod peak;
+pub mod pixel_shuffle;
+pub mod pool;
+pub mod pooling;
+pub mod resize;
+pub mod rows;
+pub mod simd;
+pub mod spatial_attention;
+#[doc(hidden)]
+pub mod testing;
+
+pub use aligned::AlignedBuf;
+pub use cpu::Cpu;
+pub use isa::Isa;
+pub use pool::ThreadPool;
+pub use rows::{Rows, RowsMut};

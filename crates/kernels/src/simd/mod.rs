@@ -1,0 +1,92 @@
+//! Vectors of `f32`, one type an instruction set, behind one trait.
+//!
+//! A kernel is written once, generic over [`Simd`], as a [`Kernel`]: a struct of arguments with one method. [`dispatch`]
+//! compiles it for each instruction set and picks one at run time. Everything a kernel calls on its way must be
+//! `#[inline(always)]`, so that it is compiled with the instruction set of its caller.
+
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+use crate::Isa;
+pub use portable::Portable;
+#[cfg(target_arch = "x86_64")]
+pub use x86_64::{F32x8, F32x16};
+
+/// A vector of `LANES` floats.
+///
+/// # Safety
+/// Every method needs the instruction set of its type; [`dispatch`] sees to that. `load` and `store` need `LANES` valid
+/// floats at the pointer, with any alignment.
+#[allow(missing_docs, clippy::missing_safety_doc)]
+pub trait Simd: Copy {
+    /// Floats in a vector.
+    const LANES: usize;
+    /// Architectural vector registers.
+    const REGISTERS: usize;
+
+    unsafe fn splat(value: f32) -> Self;
+    unsafe fn load(from: *const f32) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
+    unsafe fn div(self, other: Self) -> Self;
+    /// `self * factor + addend`, rounded once where the instruction set can.
+    unsafe fn mul_add(self, factor: Self, addend: Self) -> Self;
+    /// The larger of each pair; `other` where either is NaN.
+    unsafe fn max(self, other: Self) -> Self;
+    /// The smaller of each pair; `other` where either is NaN.
+    unsafe fn min(self, other: Self) -> Self;
+    /// Nearest integer, ties to even.
+    unsafe fn round(self) -> Self;
+    /// `2^self` for integral values in -126..=127.
+    unsafe fn exp2_integral(self) -> Self;
+    /// The magnitude of `self` with the sign of `sign`.
+    unsafe fn copysign(self, sign: Self) -> Self;
+    /// `yes` where `self < other`, else `no`.
+    unsafe fn select_lt(self, other: Self, yes: Self, no: Self) -> Self;
+    /// The sum of all lanes.
+    unsafe fn sum(self) -> f32;
+}
+
+/// A computation that can be compiled for any instruction set.
+pub trait Kernel {
+    /// What it returns.
+    type Output;
+
+    /// Runs it with vectors of type `V`.
+    ///
+    /// # Safety
+    /// The CPU must have the instruction set of `V`, and the arguments held by `self` must be valid.
+    unsafe fn run<V: Simd>(self) -> Self::Output;
+}
+
+/// Runs `kernel` with the vectors of `isa`.
+///
+/// # Safety
+/// The CPU must offer `isa`, and the arguments held by `kernel` must be valid.
+#[inline]
+pub unsafe fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    match isa {
+        // SAFETY: the caller vouches for the instruction set and the arguments.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Amx => unsafe { x86_64::run_avx512(kernel) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { x86_64::run_avx2(kernel) },
+        // SAFETY: needs no instruction set; the caller vouches for the arguments.
+        _ => unsafe { kernel.run::<Portable>() },
+    }
+}
+
+/// Floats in a vector of `isa`.
+pub fn lanes(isa: Isa) -> usize {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Amx => F32x16::LANES,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => F32x8::LANES,
+        _ => Portable::LANES,
+    }
+}

@@ -1,0 +1,134 @@
+//! AVX2 and AVX-512 vectors.
+
+use super::{Kernel, Simd};
+use std::arch::x86_64::*;
+
+/// Eight floats: AVX2 and FMA.
+#[derive(Clone, Copy, Debug)]
+pub struct F32x8(__m256);
+
+/// Sixteen floats: AVX-512 F, BW, DQ, VL.
+#[derive(Clone, Copy, Debug)]
+pub struct F32x16(__m512);
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: this function's caller vouches for the instruction set and the arguments.
+    unsafe { kernel.run::<F32x8>() }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub(super) unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: as above.
+    unsafe { kernel.run::<F32x16>() }
+}
+
+/// Implements methods by intrinsics; the first argument is `self`.
+macro_rules! by_intrinsic {
+    ($($name:ident ( $this:ident $(, $arg:ident)* ) => $body:expr;)*) => {$(
+        #[inline(always)]
+        unsafe fn $name(self, $($arg: Self),*) -> Self {
+            let $this = self;
+            // SAFETY: the trait's caller vouches for the instruction set.
+            unsafe { $body }
+        }
+    )*};
+}
+
+impl Simd for F32x8 {
+    const LANES: usize = 8;
+    const REGISTERS: usize = 16;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: the trait's caller vouches for the instruction set.
+        F32x8(unsafe { _mm256_set1_ps(value) })
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: eight valid floats, by the trait's contract.
+        F32x8(unsafe { _mm256_loadu_ps(from) })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: room for eight floats, by the trait's contract.
+        unsafe { _mm256_storeu_ps(to, self.0) }
+    }
+    by_intrinsic! {
+        add(a, b) => F32x8(_mm256_add_ps(a.0, b.0));
+        sub(a, b) => F32x8(_mm256_sub_ps(a.0, b.0));
+        mul(a, b) => F32x8(_mm256_mul_ps(a.0, b.0));
+        div(a, b) => F32x8(_mm256_div_ps(a.0, b.0));
+        max(a, b) => F32x8(_mm256_max_ps(a.0, b.0));
+        min(a, b) => F32x8(_mm256_min_ps(a.0, b.0));
+        mul_add(a, b, c) => F32x8(_mm256_fmadd_ps(a.0, b.0, c.0));
+        round(a) => F32x8(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a.0));
+        exp2_integral(a) => {
+            let biased = _mm256_add_epi32(_mm256_cvtps_epi32(a.0), _mm256_set1_epi32(127));
+            F32x8(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased)))
+        };
+        copysign(a, s) => {
+            let mask = _mm256_set1_ps(-0.0);
+            F32x8(_mm256_or_ps(_mm256_andnot_ps(mask, a.0), _mm256_and_ps(mask, s.0)))
+        };
+        select_lt(a, b, y, n) => {
+            F32x8(_mm256_blendv_ps(n.0, y.0, _mm256_cmp_ps::<_CMP_LT_OQ>(a.0, b.0)))
+        };
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: the trait's caller vouches for the instruction set.
+        unsafe {
+            let half = _mm_add_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
+            let pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
+            _mm_cvtss_f32(_mm_add_ss(pair, _mm_shuffle_ps::<1>(pair, pair)))
+        }
+    }
+}
+
+impl Simd for F32x16 {
+    const LANES: usize = 16;
+    const REGISTERS: usize = 32;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: the trait's caller vouches for the instruction set.
+        F32x16(unsafe { _mm512_set1_ps(value) })
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: sixteen valid floats, by the trait's contract.
+        F32x16(unsafe { _mm512_loadu_ps(from) })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: room for sixteen floats, by the trait's contract.
+        unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+    by_intrinsic! {
+        add(a, b) => F32x16(_mm512_add_ps(a.0, b.0));
+        sub(a, b) => F32x16(_mm512_sub_ps(a.0, b.0));
+        mul(a, b) => F32x16(_mm512_mul_ps(a.0, b.0));
+        div(a, b) => F32x16(_mm512_div_ps(a.0, b.0));
+        max(a, b) => F32x16(_mm512_max_ps(a.0, b.0));
+        min(a, b) => F32x16(_mm512_min_ps(a.0, b.0));
+        mul_add(a, b, c) => F32x16(_mm512_fmadd_ps(a.0, b.0, c.0));
+        round(a) => F32x16(_mm512_roundscale_ps::<0>(a.0));
+        exp2_integral(a) => {
+            let biased = _mm512_add_epi32(_mm512_cvtps_epi32(a.0), _mm512_set1_epi32(127));
+            F32x16(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased)))
+        };
+        copysign(a, s) => {
+            let mask = _mm512_set1_ps(-0.0);
+            F32x16(_mm512_or_ps(_mm512_andnot_ps(mask, a.0), _mm512_and_ps(mask, s.0)))
+        };
+        select_lt(a, b, y, n) => {
+            F32x16(_mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a.0, b.0), n.0, y.0))
+        };
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: the trait's caller vouches for the instruction set.
+        unsafe { _mm512_reduce_add_ps(self.0) }
+    }
+}

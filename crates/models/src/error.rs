@@ -1,0 +1,45 @@
+//! What can go wrong when a network is loaded or run.
+
+/// What can go wrong when a network is loaded or run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The weights do not fit the network, or cannot be read.
+    #[error(transparent)]
+    Weights(#[from] supple_weights::Error),
+    /// A tensor operator refused its arguments.
+    #[error(transparent)]
+    Tensor(#[from] supple_tensor::Error),
+    /// The file holds tensors of no network that is known here.
+    #[error("{file}: not a network known here ({found}); known are RLFN and DITN checkpoints")]
+    UnknownNetwork {
+        /// File that was read.
+        file: String,
+        /// What was found instead.
+        found: String,
+    },
+    /// A picture that the network cannot take.
+    #[error("{network} needs pictures of at least {min} pixels a side, got {width}x{height}")]
+    TooSmall {
+        /// Name of the network.
+        network: String,
+        /// Smallest side.
+        min: usize,
+        /// Width given.
+        width: usize,
+        /// Height given.
+        height: usize,
+    },
+    /// A window that does not fit its picture or starts at a column that the network cannot start at.
+    #[error("columns {start}..{end} are no window of a {width} pixel wide picture that starts at a multiple of {alignment}")]
+    BadWindow {
+        /// First column.
+        start: usize,
+        /// Column after the last.
+        end: usize,
+        /// Width of the picture.
+        width: usize,
+        /// What the start must be a multiple of.
+        alignment: usize,
+    },
+}

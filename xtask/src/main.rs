@@ -1,0 +1,4 @@
+//! Build chores of the workspace: `cargo xtask <command>`.
+fn main() {
+    println!("no commands yet");
+}
