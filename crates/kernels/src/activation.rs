@@ -65,11 +65,8 @@ pub fn activate(
         // Gaps of less than a row are computed too, where that makes one row of many.
         let flat = input_stride == out_stride && out_stride < len + 16 && out_stride <= 2 * len;
         let count = range.len();
-        let (rows, len) = if flat {
-            (1, (count * out_stride).min(extent - range.start * out_stride))
-        } else {
-            (count, len)
-        };
+        let (rows, len) =
+            if flat { (1, (count * out_stride).min(extent - range.start * out_stride)) } else { (count, len) };
         // SAFETY: `check_rows` found the rows inside both slices, and a flat row ends where the last row does.
         unsafe {
             let input = input_ptr.get().add(range.start * input_stride);
@@ -97,7 +94,13 @@ pub fn activate_reference(activation: Activation, x: f32) -> f64 {
     match activation {
         Activation::Identity => x,
         Activation::Relu => x.max(0.0),
-        Activation::LeakyRelu(slope) => if x > 0.0 { x } else { x * f64::from(slope) },
+        Activation::LeakyRelu(slope) => {
+            if x > 0.0 {
+                x
+            } else {
+                x * f64::from(slope)
+            }
+        }
         Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
         Activation::Tanh => x.tanh(),
         Activation::Gelu => 0.5 * x * (1.0 + erf_reference(x / std::f64::consts::SQRT_2)),
@@ -199,7 +202,12 @@ impl<M: Map> Kernel for Each<M> {
         for row in 0..args.rows {
             // SAFETY: the row lies inside both buffers, by the promise of `run`'s caller.
             unsafe {
-                map_row::<V, M>(&map, args.len, args.input.add(row * args.input_stride), args.out.add(row * args.out_stride));
+                map_row::<V, M>(
+                    &map,
+                    args.len,
+                    args.input.add(row * args.input_stride),
+                    args.out.add(row * args.out_stride),
+                );
             }
         }
     }
@@ -295,7 +303,9 @@ mod tests {
 
     #[test]
     fn the_reference_error_function_is_right() {
-        for (x, wanted) in [(0.5, 0.520_499_877_813_046_5), (1.0, 0.842_700_792_949_714_9), (3.0, 0.999_977_909_503_001_4)] {
+        for (x, wanted) in
+            [(0.5, 0.520_499_877_813_046_5), (1.0, 0.842_700_792_949_714_9), (3.0, 0.999_977_909_503_001_4)]
+        {
             assert!((erf_reference(x) - wanted).abs() < 1e-14 && (erf_reference(-x) + wanted).abs() < 1e-14);
         }
     }

@@ -134,7 +134,8 @@ impl<C: Combine> Kernel for With<'_, C> {
             // SAFETY: `binary` and `scale` checked that each row lies inside its slice.
             unsafe {
                 let map = Second { combine, b: rows.b.as_ptr().wrapping_add(row * rows.b_stride) };
-                let (a, out) = (rows.a.as_ptr().add(row * rows.a_stride), rows.out.as_mut_ptr().add(row * rows.out_stride));
+                let (a, out) =
+                    (rows.a.as_ptr().add(row * rows.a_stride), rows.out.as_mut_ptr().add(row * rows.out_stride));
                 map_row::<V, _>(&map, rows.len, a, out);
             }
         }
@@ -186,7 +187,11 @@ mod tests {
                     for row in 0..rows {
                         for i in 0..len {
                             let (x, y, at) = (a[row * sa + i], b[row * sb + i], row * so + i);
-                            assert_eq!([sum[at], product[at], multiple[at]], [x + y, x * y, x * 0.3], "{isa} {rows}x{len}");
+                            assert_eq!(
+                                [sum[at], product[at], multiple[at]],
+                                [x + y, x * y, x * 0.3],
+                                "{isa} {rows}x{len}"
+                            );
                         }
                         assert!(sum[row * so + len].is_nan());
                     }

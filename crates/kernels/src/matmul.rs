@@ -144,9 +144,15 @@ mod tests {
         for isa in Isa::available() {
             for threads in [1, 3] {
                 let cpu = Cpu::new(isa, threads);
-                for (batch, m, k, n) in
-                    [(1, 1, 1, 1), (2, 3, 0, 5), (3, 5, 7, 11), (2, 17, 16, 48), (5, 4, 60, 33), (7, 37, 31, 61), (2, 0, 3, 4)]
-                {
+                for (batch, m, k, n) in [
+                    (1, 1, 1, 1),
+                    (2, 3, 0, 5),
+                    (3, 5, 7, 11),
+                    (2, 17, 16, 48),
+                    (5, 4, 60, 33),
+                    (7, 37, 31, 61),
+                    (2, 0, 3, 4),
+                ] {
                     let (a, b) = (noise(batch * m * k, 1), noise(batch * k * n, 2));
                     let mut c = vec![f32::NAN; batch * m * n];
                     matmul(&cpu, batch, [m, k, n], &a, &b, &mut c);

@@ -82,7 +82,10 @@ pub fn normalize_reference(how: Normalization<'_>, input: &[f32]) -> Vec<f64> {
             let mean = x.iter().sum::<f64>() / x.len() as f64;
             let variance = x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / x.len() as f64;
             let scale = 1.0 / (variance + f64::from(epsilon)).sqrt();
-            x.iter().zip(weight.iter().zip(bias)).map(|(v, (&w, &b))| (v - mean) * scale * f64::from(w) + f64::from(b)).collect()
+            x.iter()
+                .zip(weight.iter().zip(bias))
+                .map(|(v, (&w, &b))| (v - mean) * scale * f64::from(w) + f64::from(b))
+                .collect()
         }
     }
 }

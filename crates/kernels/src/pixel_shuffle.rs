@@ -25,7 +25,10 @@ pub fn pixel_shuffle(
 ) {
     assert!(r > 0 && input.width().checked_mul(r) == Some(out.width()), "pixel_shuffle: widths");
     assert!(out.stride() >= channels, "pixel_shuffle: output pixels are too small");
-    assert!(channels.checked_mul(r * r).is_some_and(|c| input.stride() >= c), "pixel_shuffle: input pixels are too small");
+    assert!(
+        channels.checked_mul(r * r).is_some_and(|c| input.stride() >= c),
+        "pixel_shuffle: input pixels are too small"
+    );
     let (in_stride, out_stride) = (input.stride(), out.stride());
     for_image_rows(cpu, out, input_rows.start * r..input_rows.end * r, &|y, out| {
         let (row, i) = (input.row(y / r), y % r);

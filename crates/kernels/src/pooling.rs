@@ -145,12 +145,12 @@ impl Kernel for PoolRow<'_> {
         let rows = covered(self.y, stride[0], padding[0], kernel[0], self.input_height);
         for (x, out) in self.out.chunks_exact_mut(self.out_stride).enumerate() {
             let columns = covered(x, stride[1], padding[1], kernel[1], width);
-            let count = match kind {
-                PoolingKind::Max => 1,
-                PoolingKind::Average => kernel[0] * kernel[1],
-                PoolingKind::AverageInside => rows.len() * columns.len(),
+            let scale = match kind {
+                PoolingKind::Max => 1.0,
+                // In floats: a huge window over a huge border must not overflow.
+                PoolingKind::Average => 1.0 / (kernel[0] as f32 * kernel[1] as f32),
+                PoolingKind::AverageInside => 1.0 / (rows.len() as f32 * columns.len() as f32),
             };
-            let scale = 1.0 / count as f32;
             for channel in (0..self.channels).step_by(V::LANES) {
                 // SAFETY: pixels are multiples of 16 floats, so a vector that starts inside the channels ends inside the
                 // pixel; `columns` are inside the row.
@@ -182,7 +182,8 @@ mod tests {
 
     #[test]
     fn every_window_equals_the_reference() {
-        let windows = [([2, 2], [2, 2], [0, 0]), ([7, 7], [3, 3], [0, 0]), ([3, 2], [1, 2], [1, 1]), ([1, 1], [1, 1], [0, 0])];
+        let windows =
+            [([2, 2], [2, 2], [0, 0]), ([7, 7], [3, 3], [0, 0]), ([3, 2], [1, 2], [1, 1]), ([1, 1], [1, 1], [0, 0])];
         for isa in Isa::available() {
             let cpu = Cpu::new(isa, 3);
             for (height, width, channels) in [(1, 1, 1), (7, 7, 3), (13, 11, 17), (8, 29, 48)] {
@@ -201,7 +202,10 @@ mod tests {
                                 let wanted = pool_reference(&pooling, [height, width], pixel, [oy, ox]);
                                 let found = &y[(oy * ow + ox) * (stride + 16)..][..channels];
                                 for (f, w) in found.iter().zip(wanted) {
-                                    assert!((f64::from(*f) - w).abs() < 1e-6, "{isa} {pooling:?} {height}x{width}: {f} {w}");
+                                    assert!(
+                                        (f64::from(*f) - w).abs() < 1e-6,
+                                        "{isa} {pooling:?} {height}x{width}: {f} {w}"
+                                    );
                                 }
                             }
                         }

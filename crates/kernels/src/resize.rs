@@ -222,9 +222,14 @@ mod tests {
     fn every_size_equals_the_reference() {
         for isa in Isa::available() {
             let cpu = Cpu::new(isa, 3);
-            for (h, w, oh, ow, channels) in
-                [(1, 1, 1, 1, 1), (1, 1, 5, 3, 3), (7, 5, 13, 11, 17), (13, 11, 7, 5, 48), (4, 6, 8, 12, 16), (9, 9, 1, 2, 3)]
-            {
+            for (h, w, oh, ow, channels) in [
+                (1, 1, 1, 1, 1),
+                (1, 1, 5, 3, 3),
+                (7, 5, 13, 11, 17),
+                (13, 11, 7, 5, 48),
+                (4, 6, 8, 12, 16),
+                (9, 9, 1, 2, 3),
+            ] {
                 let stride = usize::next_multiple_of(channels, 16);
                 let x = noise(h * w * stride, 5);
                 for mode in MODES {
@@ -247,21 +252,29 @@ mod tests {
 
     #[test]
     fn pytorch_gives_these_values() {
-        // torch.nn.functional.interpolate(torch.tensor([[[[0., 1., 4., 9.]]]]), size=(1, 6), mode=...)
+        // torch.nn.functional.interpolate(torch.tensor([[[[0., 1., 4., 9.]]]]), size=(1, n), mode=...), n = 6 and 3
         let x = [0.0, 1.0, 4.0, 9.0];
         let mut image = vec![0.0; 4 * 16];
         x.iter().enumerate().for_each(|(i, &v)| image[i * 16] = v);
-        let wanted = [
-            (ResizeMode::Nearest, [0.0, 0.0, 1.0, 4.0, 4.0, 9.0]),
-            (ResizeMode::Bilinear, [0.0, 0.5, 1.5 + 2.0 / 6.0 - 0.333_333_34, 3.5, 6.5, 9.0]),
+        let cases: [(ResizeMode, [f32; 6], [f32; 3]); 4] = [
+            (ResizeMode::Nearest, [0.0, 0.0, 1.0, 4.0, 4.0, 9.0], [0.0, 1.0, 4.0]),
+            (ResizeMode::Bilinear, [0.0, 0.5, 1.5, 3.5, 6.5, 9.0], [0.166_666_69, 2.5, 8.166_668]),
+            (
+                ResizeMode::Bicubic,
+                [-0.086_805_58, 0.218_75, 1.430_555, 3.152_777_7, 6.781_25, 9.434_029],
+                [0.091_435_015, 2.125, 8.334_492],
+            ),
+            (ResizeMode::Area, [0.0, 0.5, 1.0, 4.0, 6.5, 9.0], [0.5, 2.5, 6.5]),
         ];
-        for (mode, wanted) in wanted {
-            let mut out = vec![0.0; 6 * 16];
-            let cpu = Cpu::new(Isa::detect(), 1);
-            let mut rows = RowsMut::new(&mut out, 1, 6, 16);
-            resize(&cpu, mode, 1, Rows::new(&image, 1, 4, 16), 1, &mut rows, 1, 0..1);
-            let found: Vec<f32> = out.chunks(16).map(|p| p[0]).collect();
-            crate::testing::close(&found, &wanted, 1e-5, &format!("{mode:?}"));
+        let cpu = Cpu::new(Isa::detect(), 1);
+        for (mode, six, three) in cases {
+            for wanted in [&six[..], &three] {
+                let mut out = vec![0.0; wanted.len() * 16];
+                let mut rows = RowsMut::new(&mut out, 1, wanted.len(), 16);
+                resize(&cpu, mode, 1, Rows::new(&image, 1, 4, 16), 1, &mut rows, 1, 0..1);
+                let found: Vec<f32> = out.chunks(16).map(|p| p[0]).collect();
+                crate::testing::close(&found, wanted, 1e-5, &format!("{mode:?}"));
+            }
         }
     }
 }

@@ -10,9 +10,8 @@ use supple_weights::Weights;
 /// # Errors
 /// If the tensors' names are those of no network known here, or the network refuses them.
 pub fn load(cpu: &Cpu, weights: &Weights, precision: Precision) -> Result<Box<dyn SuperResolution>, Error> {
-    let _ = precision;
     if rlfn::recognises(weights) {
-        return Ok(Box::new(Rlfn::load(cpu, weights)?));
+        return Ok(Box::new(Rlfn::load(cpu, weights, precision)?));
     }
     let names: Vec<&str> = weights.names().take(3).collect();
     let found = if names.is_empty() { "no tensors".to_owned() } else { format!("tensors such as {}", names.join(", ")) };

@@ -17,7 +17,7 @@ fn check(folder: &str, name: &str, range: f32, tolerance: f32) {
     let arrays = npz(&data.join("golden").join(format!("{name}.npz")));
     let (x, y) = (&arrays["x"], &arrays["y"]);
     for isa in Isa::available() {
-        for precision in [Precision::F32] {
+        for (precision, tolerance) in [(Precision::F32, tolerance), (Precision::Fast, 4.0 * tolerance)] {
             let cpu = Cpu::new(isa, 2);
             let network = load(&cpu, &weights, precision).unwrap();
             let out = run(&*network, &cpu, x, range);

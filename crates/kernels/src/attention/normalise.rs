@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn every_channel_count_equals_the_reference() {
         for isa in Isa::available() {
-            for channels in [1, 15, 16, 17, 60, 64, 100] {
+            for channels in [1usize, 15, 16, 17, 60, 64, 100] {
                 let (pixels, stride) = (5, channels.next_multiple_of(16) + 16);
                 let input: Vec<f32> = noise(pixels * stride, 3).iter().map(|v| v * 4.0 + 1.0).collect();
                 for kind in [Normalisation::Tanh, Normalisation::Standardise { epsilon: 1e-5 }] {

@@ -10,7 +10,7 @@
 //!
 //! Pixels outside the picture count as zero. The way to compute is chosen when the weights are packed:
 //!
-//! * [`winograd`]: 3×3, stride 1, dense — 2.25 instead of 9 multiplications an output;
+//! * [`winograd`]: 3×3, stride 1, dense — 2.25 or fewer multiplications an output instead of 9;
 //! * pointwise: 1×1 — one matrix product straight from the input rows;
 //! * [`depthwise`]: one filter a channel, stride 1;
 //! * [`im2col`]: everything else — patches gathered into scratch, then a matrix product.
@@ -27,6 +27,7 @@ use crate::{Cpu, Isa, Rows, RowsMut};
 use im2col::Im2col;
 pub use reference::conv2d_reference;
 use std::ops::Range;
+pub use winograd::Tile;
 use winograd::Winograd;
 
 /// What kind of convolution.
@@ -100,15 +101,24 @@ enum Way {
 }
 
 impl PackedConv {
-    /// Packs `weights` (`[out][in / groups][height][width]`) and `bias` (`[out]`) for the fastest way to compute.
+    /// Packs `weights` (`[out][in / groups][height][width]`) and `bias` (`[out]`) for the fastest way to compute that
+    /// rounds no worse than the direct form.
     ///
     /// # Panics
     /// If the shape is not valid or a slice has another length than the shape says.
     pub fn pack(isa: Isa, shape: &ConvShape, weights: &[f32], bias: Option<&[f32]>) -> PackedConv {
+        PackedConv::pack_tiled(isa, Tile::Four, shape, weights, bias)
+    }
+
+    /// [`pack`](Self::pack) with a choice of tile for those convolutions that are computed by Winograd's method.
+    ///
+    /// # Panics
+    /// As [`pack`](Self::pack).
+    pub fn pack_tiled(isa: Isa, tile: Tile, shape: &ConvShape, weights: &[f32], bias: Option<&[f32]>) -> PackedConv {
         let dense = shape.stride == [1; 2] && shape.dilation == [1; 2] && shape.groups == 1;
         if dense && shape.kernel == [3; 2] && shape.padding == [1; 2] && shape.in_channels >= 8 {
             check_arguments(shape, weights, bias);
-            return PackedConv { shape: *shape, way: Way::Winograd(Winograd::pack(isa, shape, weights, bias)) };
+            return PackedConv { shape: *shape, way: Way::Winograd(Winograd::pack(isa, tile, shape, weights, bias)) };
         }
         PackedConv::pack_direct(isa, shape, weights, bias)
     }
@@ -141,7 +151,7 @@ impl PackedConv {
     /// on a step waste nothing.
     pub fn row_step(&self) -> usize {
         match &self.way {
-            Way::Winograd(_) => winograd::OUT,
+            Way::Winograd(w) => w.tile().side(),
             Way::Im2col(_) => 1,
         }
     }

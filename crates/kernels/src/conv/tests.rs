@@ -5,8 +5,8 @@ use crate::testing::{close, noise};
 
 /// Runs a convolution in one go and in pieces through a rolling window, checks that both agree to the bit, and returns
 /// the unpadded output.
-fn run(isa: Isa, threads: usize, shape: &ConvShape, height: usize, width: usize, slope: f32) -> (Vec<f32>, Vec<f64>) {
-    let cpu = Cpu::new(isa, threads);
+fn run(isa: Isa, threads: usize, tile: Tile, shape: &ConvShape, height: usize, width: usize) -> (Vec<f32>, Vec<f64>) {
+    let (cpu, slope) = (Cpu::new(isa, threads), 0.05);
     let stride = shape.in_channels.next_multiple_of(16);
     let out_stride = shape.out_channels.next_multiple_of(16);
     let plain = noise(height * width * shape.in_channels, 1);
@@ -18,7 +18,7 @@ fn run(isa: Isa, threads: usize, shape: &ConvShape, height: usize, width: usize,
     for (to, from) in input.chunks_exact_mut(stride).zip(plain.chunks_exact(shape.in_channels)) {
         to[..shape.in_channels].copy_from_slice(from);
     }
-    let packed = PackedConv::pack(isa, shape, &weights, Some(&bias));
+    let packed = PackedConv::pack_tiled(isa, tile, shape, &weights, Some(&bias));
     let mut scratch = vec![f32::NAN; packed.scratch_len(&cpu)];
     let rows = Rows::new(&input, height, width, stride);
     let add = Rows::new(&residual, out_height, out_width, out_stride);
@@ -58,9 +58,11 @@ fn run(isa: Isa, threads: usize, shape: &ConvShape, height: usize, width: usize,
 fn check(shape: ConvShape, height: usize, width: usize) {
     for isa in Isa::available() {
         for threads in [1, 3] {
-            let (found, wanted) = run(isa, threads, &shape, height, width, 0.05);
-            let wanted: Vec<f32> = wanted.iter().map(|&v| v as f32).collect();
-            close(&found, &wanted, 1e-4, &format!("{isa} {threads} threads {shape:?} {height}x{width}"));
+            for (tile, tolerance) in [(Tile::Four, 1e-4), (Tile::Six, 3e-4)] {
+                let (found, wanted) = run(isa, threads, tile, &shape, height, width);
+                let wanted: Vec<f32> = wanted.iter().map(|&v| v as f32).collect();
+                close(&found, &wanted, tolerance, &format!("{isa} {threads} threads {tile:?} {shape:?} {height}x{width}"));
+            }
         }
     }
 }

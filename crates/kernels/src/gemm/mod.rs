@@ -258,21 +258,36 @@ impl Product<'_> {
                     }
                 }
             }
-            let slope = V::splat(self.slope);
+            // Stored as they are first: a loop that branches would keep the sums in memory during the loop over `k` too.
+            let c = self.c.add(row * self.ldc + panel.column);
             for (i, sums) in sums.iter().enumerate() {
-                for (j, &sum) in sums.iter().enumerate() {
-                    let column = panel.column + j * V::LANES;
-                    let mut y = sum;
-                    if !self.bias.is_null() {
-                        y = y.add(V::load(self.bias.add(column)));
-                    }
-                    if self.slope != 1.0 {
-                        y = y.max(y.mul(slope));
-                    }
+                for (j, sum) in sums.iter().enumerate() {
+                    sum.store(c.add(i * self.ldc + j * V::LANES));
+                }
+            }
+            if !self.bias.is_null() || self.slope != 1.0 || !self.residual.is_null() {
+                self.finish::<V>(panel.column, NV, row, MR);
+            }
+        }
+    }
+
+    /// Applies the epilogue to `vectors` columns from `column` on, of `height` rows from `row` on.
+    #[inline(always)]
+    unsafe fn finish<V: Simd>(&self, column: usize, vectors: usize, row: usize, height: usize) {
+        // SAFETY: the tile lies inside C, the bias and the residual by the contract of `gemm_raw`.
+        unsafe {
+            let slope = V::splat(self.slope);
+            for j in 0..vectors {
+                let column = column + j * V::LANES;
+                let bias = if self.bias.is_null() { V::splat(0.0) } else { V::load(self.bias.add(column)) };
+                for i in row..row + height {
+                    let c = self.c.add(i * self.ldc + column);
+                    let y = V::load(c).add(bias);
+                    let mut y = y.max(y.mul(slope));
                     if !self.residual.is_null() {
-                        y = y.add(V::load(self.residual.add((row + i) * self.ldr + column)));
+                        y = y.add(V::load(self.residual.add(i * self.ldr + column)));
                     }
-                    y.store(self.c.add((row + i) * self.ldc + column));
+                    y.store(c);
                 }
             }
         }

@@ -27,6 +27,7 @@ mod schedule;
 
 use crate::{Error, Sink, Source, SuperResolution, Window};
 use schedule::attention_sides;
+use std::sync::Mutex;
 use supple_tensor::Cpu;
 use supple_tensor::kernels::conv::PackedConv;
 use supple_tensor::kernels::spatial_attention::Gate;
@@ -41,6 +42,8 @@ const MIN_SIDE: usize = 15;
 pub struct Rlfn {
     name: String,
     scale: usize,
+    /// Side of the convolutions' tiles.
+    tile: usize,
     channels: usize,
     mid_channels: usize,
     attention_channels: usize,
@@ -51,6 +54,8 @@ pub struct Rlfn {
     body: PackedConv,
     /// Output channels in the order `[sub-row][sub-column][colour]`.
     tail: PackedConv,
+    /// Memory of an earlier pass.
+    spare: Mutex<Option<pass::Buffers>>,
 }
 
 /// A residual local feature block with its attention.
@@ -105,13 +110,13 @@ impl SuperResolution for Rlfn {
         MIN_SIDE
     }
 
-    /// A block's three convolutions reach one tile of 4 each (a tile's rounding depends on all of its inputs) and its
+    /// A block's three convolutions reach one tile each (a tile's rounding depends on all of its inputs) and its
     /// attention 27 columns; body and tail reach a tile each, the head one column.
     fn halo(&self) -> usize {
-        (self.blocks.len() * (3 * 4 + 27) + 2 * 4 + 1).next_multiple_of(self.alignment())
+        (self.blocks.len() * (3 * self.tile + 27) + 2 * self.tile + 1).next_multiple_of(self.alignment())
     }
 
-    /// A multiple of the convolutions' tiles of 4 and of the attention's grid of 6.
+    /// A multiple of the convolutions' tiles of 4 or 6 and of the attention's grid of 6.
     fn alignment(&self) -> usize {
         12
     }
@@ -122,7 +127,7 @@ impl SuperResolution for Rlfn {
 
     fn run(&self, cpu: &Cpu, window: &Window, source: &mut Source<'_>, sink: &mut Sink<'_>) -> Result<(), Error> {
         window.check(self)?;
-        pass::Pass::new(self, cpu, window).run(source, sink);
+        pass::Pass::new(self, cpu, window).run(window, source, sink);
         Ok(())
     }
 }

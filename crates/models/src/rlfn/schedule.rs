@@ -78,6 +78,7 @@ pub(super) fn attention_sides(side: usize) -> (usize, usize) {
 #[derive(Clone, Debug)]
 pub(super) struct Schedule {
     height: usize,
+    tile: usize,
     band: usize,
     read: usize,
     head: usize,
@@ -93,12 +94,14 @@ fn ready(available: usize, total: usize) -> usize {
 }
 
 impl Schedule {
-    /// A pass down `height` rows through `blocks` blocks, `band` rows at a time (rounded up to a multiple of 4).
-    pub(super) fn new(height: usize, blocks: usize, band: usize) -> Schedule {
+    /// A pass down `height` rows through `blocks` blocks, `band` rows at a time, rounded up to a multiple of `tile`: the
+    /// convolutions are computed in rows of tiles.
+    pub(super) fn new(height: usize, blocks: usize, tile: usize, band: usize) -> Schedule {
         let capacities = Capacities { blocks: vec![BlockCapacities::default(); blocks], ..Capacities::default() };
         Schedule {
             height,
-            band: band.next_multiple_of(4),
+            tile,
+            band: band.next_multiple_of(tile),
             read: 0,
             head: 0,
             blocks: vec![Block::default(); blocks],
@@ -119,10 +122,10 @@ impl Schedule {
         self.capacities
     }
 
-    /// Rows to do next out of `ready`, given that `done` are done: whole tiles of four except at the end.
+    /// Rows to do next out of `ready`, given that `done` are done: whole tiles except at the end.
     fn next(&self, done: usize, ready: usize) -> Range<usize> {
         let end = ready.min(done + self.band);
-        done..if end == self.height { end } else { (end / 4 * 4).max(done) }
+        done..if end == self.height { end } else { (end / self.tile * self.tile).max(done) }
     }
 
     /// Visits each stage once with the rows that it can do now. False when the pass is over or `visit` returned false.
@@ -234,8 +237,8 @@ mod tests {
     #[test]
     fn every_stage_sees_every_row_once_in_order() {
         for height in [15, 16, 17, 31, 64, 129, 500] {
-            for band in [4, 8, 16, 64, 1024] {
-                let mut schedule = Schedule::new(height, 2, band);
+            for (tile, band) in [(4, 4), (4, 8), (6, 6), (4, 16), (6, 64), (4, 1024)] {
+                let mut schedule = Schedule::new(height, 2, tile, band);
                 let mut done = [0usize; 11];
                 let mut steps = 0;
                 while schedule.advance(&mut |step| {
@@ -268,8 +271,8 @@ mod tests {
 
     #[test]
     fn windows_do_not_grow_with_the_picture() {
-        let small = Schedule::new(400, 6, 8).capacities();
-        let large = Schedule::new(4000, 6, 8).capacities();
+        let small = Schedule::new(400, 6, 4, 8).capacities();
+        let large = Schedule::new(4000, 6, 4, 8).capacities();
         for (a, b) in small.blocks.iter().zip(&large.blocks) {
             assert!(b.third <= a.third + 4 && b.third < 64, "{a:?} {b:?}");
         }

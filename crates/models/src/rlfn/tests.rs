@@ -1,6 +1,7 @@
 //! RLFN on random weights: structure, streaming and windows. (Real checkpoints: `tests/golden.rs`.)
 
 use super::*;
+use crate::Precision;
 use crate::testing::{collect, random_weights};
 use supple_tensor::Isa;
 
@@ -31,8 +32,8 @@ fn shapes(c: usize, mid: usize, blocks: usize, scale: usize) -> Vec<(String, Vec
     shapes
 }
 
-fn network(cpu: &Cpu, c: usize, mid: usize, blocks: usize, scale: usize) -> Rlfn {
-    Rlfn::load(cpu, &random_weights(&shapes(c, mid, blocks, scale))).unwrap()
+fn network(cpu: &Cpu, c: usize, mid: usize, blocks: usize, scale: usize, precision: Precision) -> Rlfn {
+    Rlfn::load(cpu, &random_weights(&shapes(c, mid, blocks, scale)), precision).unwrap()
 }
 
 #[test]
@@ -46,7 +47,7 @@ fn sizes_and_operations_are_those_published() {
         (52, 52, 6, 4, "RLFN", 543_740, 29.8),
         (46, 48, 4, 4, "RLFN_ntire", 317_218, 17.3),
     ] {
-        let net = network(&cpu, c, mid, blocks, scale);
+        let net = network(&cpu, c, mid, blocks, scale, Precision::F32);
         assert_eq!((net.name(), net.scale(), net.parameters().0), (name, scale, parameters));
         let found = net.macs(1280 / scale, 720 / scale) as f64 / 1e9;
         assert!((found - gmacs).abs() < 0.051, "{name} x{scale}: {found} GMAC, published {gmacs}");
@@ -57,7 +58,7 @@ fn sizes_and_operations_are_those_published() {
 fn threads_do_not_change_the_result() {
     let (width, height) = (45, 61);
     let one = Cpu::new(Isa::detect(), 1);
-    let net = network(&one, 48, 48, 2, 2);
+    let net = network(&one, 48, 48, 2, 2, Precision::F32);
     let wanted = collect(&net, &one, &Window::whole(width, height));
     for threads in [2, 3] {
         assert!(collect(&net, &Cpu::new(Isa::detect(), threads), &Window::whole(width, height)) == wanted);
@@ -66,9 +67,9 @@ fn threads_do_not_change_the_result() {
 
 #[test]
 fn windows_equal_the_whole_picture_beyond_the_halo() {
-    for isa in Isa::available() {
+    for (isa, precision) in Isa::available().flat_map(|isa| [(isa, Precision::F32), (isa, Precision::Fast)]) {
         let cpu = Cpu::new(isa, 2);
-        let net = network(&cpu, 46, 48, 1, 3);
+        let net = network(&cpu, 46, 48, 1, 3, precision);
         for width in [181, 190, 233] {
             let height = 40;
             let whole = collect(&net, &cpu, &Window::whole(width, height));
@@ -84,7 +85,7 @@ fn windows_equal_the_whole_picture_beyond_the_halo() {
                     let (a, b) = (from - columns.start, to - columns.start);
                     assert!(
                         row[from * scale * 3..to * scale * 3] == part[a * scale * 3..b * scale * 3],
-                        "{isa}: columns {from}..{to} of row {y} differ in window {columns:?} of {width}"
+                        "{isa} {precision:?}: columns {from}..{to} of row {y} differ in window {columns:?} of {width}"
                     );
                 }
             }
@@ -95,25 +96,25 @@ fn windows_equal_the_whole_picture_beyond_the_halo() {
 #[test]
 fn what_does_not_fit_is_refused() {
     let cpu = Cpu::new(Isa::Scalar, 1);
-    let net = network(&cpu, 16, 16, 1, 2);
+    let net = network(&cpu, 16, 16, 1, 2, Precision::Fast);
     let run = |window: Window| net.run(&cpu, &window, &mut |_, _| {}, &mut |_, _| true);
     assert!(matches!(run(Window::whole(14, 20)), Err(Error::TooSmall { min: 15, .. })));
     assert!(matches!(run(Window { width: 60, height: 20, columns: 5..40 }), Err(Error::BadWindow { .. })));
     assert!(matches!(run(Window { width: 60, height: 20, columns: 0..61 }), Err(Error::BadWindow { .. })));
     let mut missing = shapes(16, 16, 1, 2);
     missing.retain(|(name, _)| name != "block_1.c5.bias");
-    let error = Rlfn::load(&cpu, &random_weights(&missing)).unwrap_err().to_string();
+    let error = Rlfn::load(&cpu, &random_weights(&missing), Precision::F32).unwrap_err().to_string();
     assert!(error.contains("block_1.c5.bias"), "{error}");
     let mut wrong = shapes(16, 16, 1, 2);
     wrong.iter_mut().filter(|(name, _)| name == "conv_2.weight").for_each(|(_, shape)| shape[2] = 5);
-    let error = Rlfn::load(&cpu, &random_weights(&wrong)).unwrap_err().to_string();
+    let error = Rlfn::load(&cpu, &random_weights(&wrong), Precision::F32).unwrap_err().to_string();
     assert!(error.contains("conv_2.weight"), "{error}");
 }
 
 #[test]
 fn a_sink_can_stop_the_pass() {
     let cpu = Cpu::new(Isa::detect(), 2);
-    let net = network(&cpu, 16, 16, 2, 2);
+    let net = network(&cpu, 16, 16, 2, 2, Precision::F32);
     let mut rows = 0;
     net.run(&cpu, &Window::whole(40, 400), &mut |_, row| row.fill(0.5), &mut |_, _| {
         rows += 1;

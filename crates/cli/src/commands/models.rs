@@ -1,0 +1,66 @@
+//! `supple models`: the models that can be asked for by name.
+
+use crate::report::{Exit, show, show_json};
+use crate::size;
+use serde_json::json;
+use supple::models::{Location, catalogue, folder};
+
+const EXAMPLES: &str = "\
+Examples:
+  supple models
+  supple models --json
+  supple upscale photo.jpg -m rlfn_s_x2
+
+Models are looked for in the folder that SUPPLE_MODELS names, or ~/.local/share/supple/models.";
+
+/// List models: the bundled ones and those in the models folder
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<Exit> {
+    let models = catalogue();
+    let text = |model: &supple::models::ModelEntry, key: &str| model.metadata.get(key).cloned();
+    let place = |location: &Location| match location {
+        Location::Bundled { .. } => "bundled".to_string(),
+        Location::File(path) => path.display().to_string(),
+    };
+    let architecture = |model: &supple::models::ModelEntry| {
+        text(model, "architecture").or_else(|| text(model, "arch")).unwrap_or_else(|| "?".into())
+    };
+    if args.json {
+        let list = models.iter().map(|model| {
+            json!({
+                "name": model.name,
+                "architecture": architecture(model),
+                "scale": model.scale,
+                "parameters": model.parameters,
+                "bytes": model.bytes,
+                "license": model.license,
+                "location": place(&model.location),
+                "bundled": matches!(model.location, Location::Bundled { .. }),
+            })
+        });
+        show_json(&json!({ "models": list.collect::<Vec<_>>(), "folder": folder() }))?;
+        return Ok(Exit::Done);
+    }
+    let mut rows = vec![["name", "network", "scale", "parameters", "size", "licence", "place"].map(String::from)];
+    for model in &models {
+        rows.push([
+            model.name.clone(),
+            architecture(model),
+            model.scale.map_or_else(|| "?".into(), |scale| format!("x{scale}")),
+            model.parameters.map_or_else(|| "?".into(), size::thousands),
+            size::bytes(model.bytes),
+            model.license.clone(),
+            place(&model.location),
+        ]);
+    }
+    show(&crate::report::table(&rows))?;
+    Ok(Exit::Done)
+}

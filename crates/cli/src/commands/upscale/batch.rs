@@ -1,0 +1,365 @@
+//! The work of a batch. One thread reads and decodes, this one enlarges, one encodes and writes, so that large machines
+//! do not wait for compressors. At most one picture is decoded ahead and one written behind; when a result is large,
+//! nothing runs ahead of it.
+
+use super::Networks;
+use super::inputs::{Source, Unreadable};
+use super::outputs::{Job, Target};
+use super::progress::Display;
+use crate::report::{self, Problem};
+use crate::{interrupt, size};
+use anyhow::Context as _;
+use serde::Serialize;
+use std::fs::File;
+use std::io::{self, Cursor, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Mutex, mpsc};
+use std::time::Instant;
+use supple::picture::{self, Decoded, EncodeOptions, Limits, Picture};
+use supple::{Error, enlarge};
+
+/// What became of one picture.
+#[derive(Debug)]
+pub struct Record {
+    input: String,
+    output: Option<String>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    NotStarted,
+    /// Begun when the batch was interrupted.
+    Dropped,
+    Failed(anyhow::Error),
+    Written(Written),
+}
+
+#[derive(Debug, Serialize)]
+struct Written {
+    width: usize,
+    height: usize,
+    output_width: usize,
+    output_height: usize,
+    seconds: f64,
+    notes: Vec<String>,
+}
+
+impl Record {
+    /// An argument or folder that holds no picture.
+    pub fn unreadable(what: Unreadable) -> Record {
+        Record { state: State::Failed(what.error()), input: what.name, output: None }
+    }
+
+    /// Whether it failed.
+    pub fn has_failed(&self) -> bool {
+        matches!(self.state, State::Failed(_))
+    }
+
+    /// Whether it was neither written nor failed.
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, State::NotStarted | State::Dropped)
+    }
+}
+
+impl Unreadable {
+    /// As an error.
+    pub fn error(&self) -> anyhow::Error {
+        let problem = Problem::failed(format!("{}: {}", self.name, self.message));
+        match &self.hint {
+            Some(hint) => problem.hint(hint.clone()).into(),
+            None => problem.into(),
+        }
+    }
+}
+
+/// Pictures to work on, and how.
+pub struct Batch<'a> {
+    /// The pictures.
+    pub jobs: &'a [Job],
+    /// Networks that reach the scale.
+    pub networks: &'a Networks,
+    /// What inputs may ask for.
+    pub limits: Limits,
+    /// How results are written.
+    pub encode: EncodeOptions,
+    /// Whether existing files may be replaced.
+    pub overwrite: bool,
+    /// What is seen of it.
+    pub display: &'a Display,
+}
+
+/// An enlarged picture on its way to its file.
+struct Finished {
+    index: usize,
+    picture: Picture,
+    input_size: (usize, usize),
+    notes: Vec<String>,
+    start: Instant,
+}
+
+/// Results up to this size may be encoded while the next picture is computed.
+const OVERLAP_BYTES: u64 = 256 << 20;
+
+impl Batch<'_> {
+    /// Does the work and tells what became of each picture, in order.
+    pub fn run(&self) -> Vec<Record> {
+        let record =
+            |job: &Job| Record { input: job.source.name(), output: Some(job.target.name()), state: State::NotStarted };
+        let records = Mutex::new(self.jobs.iter().map(record).collect::<Vec<_>>());
+        let settle = |index: usize, state: State| {
+            if let State::Failed(error) = &state
+                && self.jobs.len() > 1
+            {
+                self.display.note(&format!("failed: {}", report::message(error)));
+            }
+            records.lock().unwrap_or_else(|e| e.into_inner())[index].state = state;
+        };
+        std::thread::scope(|scope| {
+            // Capacities of zero make the writer take a picture only when it has nothing else.
+            let (to_reader, orders) = mpsc::sync_channel::<usize>(1);
+            let (to_main, decoded) = mpsc::sync_channel::<anyhow::Result<Decoded>>(1);
+            let (to_writer, finished) = mpsc::sync_channel::<Finished>(0);
+            let (to_main_written, written) = mpsc::sync_channel::<()>(1);
+            scope.spawn(move || {
+                for index in orders {
+                    if to_main.send(guard(|| self.read(&self.jobs[index]))).is_err() {
+                        return;
+                    }
+                }
+            });
+            let settle = &settle;
+            scope.spawn(move || {
+                for picture in finished {
+                    let index = picture.index;
+                    settle(index, guard(|| self.write(picture)).map_or_else(State::Failed, State::Written));
+                    if to_main_written.send(()).is_err() {
+                        return;
+                    }
+                }
+            });
+
+            let mut ordered = 0;
+            let mut order_up_to = |end: usize| {
+                while ordered < end.min(self.jobs.len()) && to_reader.send(ordered).is_ok() {
+                    ordered += 1;
+                }
+            };
+            let mut writing = false;
+            for (index, job) in self.jobs.iter().enumerate() {
+                if interrupt::asked() {
+                    break;
+                }
+                order_up_to(index + 1);
+                let Ok(decoded) = decoded.recv() else { break };
+                let decoded = match decoded {
+                    Ok(decoded) => decoded,
+                    Err(error) => {
+                        settle(index, State::Failed(error));
+                        continue;
+                    }
+                };
+                let start = Instant::now();
+                let input = &decoded.picture;
+                let bytes = input.bytes() as f64 * self.networks.scale.powi(2);
+                let is_large = bytes > OVERLAP_BYTES as f64;
+                if !is_large {
+                    order_up_to(index + 2);
+                }
+                if writing && is_large {
+                    let _ = written.recv();
+                    writing = false;
+                }
+                match guard(|| self.enlarge(job, &decoded)) {
+                    Ok(picture) => {
+                        let input_size = (input.width(), input.height());
+                        if writing {
+                            let _ = written.recv();
+                        }
+                        let picture = Finished { index, picture, input_size, notes: decoded.notes, start };
+                        writing = to_writer.send(picture).is_ok();
+                        if writing && is_large {
+                            let _ = written.recv();
+                            writing = false;
+                        }
+                    }
+                    Err(error) if matches!(error.downcast_ref(), Some(Error::Cancelled)) => {
+                        settle(index, State::Dropped);
+                        break;
+                    }
+                    Err(error) => settle(index, State::Failed(error)),
+                }
+            }
+        });
+        records.into_inner().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn read(&self, job: &Job) -> anyhow::Result<Decoded> {
+        // Better now than after the work.
+        if let Target::File(path) = &job.target
+            && !self.overwrite
+            && path.symlink_metadata().is_ok()
+        {
+            return Err(Error::Exists { path: path.clone() }.into());
+        }
+        let name = job.source.name();
+        let bytes = match &job.source {
+            Source::File(path) => {
+                let failed = |source| Error::Io { path: path.clone(), action: "read", source };
+                read_up_to(File::open(path).map_err(failed)?, self.limits.max_memory).map_err(failed)?
+            }
+            Source::Stdin => {
+                read_up_to(io::stdin().lock(), self.limits.max_memory).context("cannot read standard input")?
+            }
+        };
+        Ok(picture::decode(&bytes, &name, &self.limits)?)
+    }
+
+    fn enlarge(&self, job: &Job, decoded: &Decoded) -> anyhow::Result<Picture> {
+        if let Target::File(path) = &job.target {
+            check_writable(path)?;
+        }
+        let picture = &decoded.picture;
+        self.display.begin(&job.source.name());
+        let network = |scale: usize| {
+            let known = self.networks.loaded.get(&scale).cloned();
+            known.ok_or_else(|| Error::BadOption(format!("no network of scale {scale} was loaded")))
+        };
+        let mut progress = |progress: supple::Progress| {
+            self.display.advance(progress.pixels_done, progress.pixels_total);
+            !interrupt::asked()
+        };
+        let enlarged = enlarge(picture, self.networks.scale, &self.networks.available, &network, &mut progress);
+        match enlarged {
+            Err(Error::Cancelled) => Err(Error::Cancelled.into()),
+            other => other.with_context(|| job.source.name()),
+        }
+    }
+
+    fn write(&self, finished: Finished) -> anyhow::Result<Written> {
+        let job = &self.jobs[finished.index];
+        let (picture, format) = (&finished.picture, job.format);
+        let mut notes = finished.notes;
+        notes.extend(match &job.target {
+            Target::File(path) => picture::save(path, picture, format, &self.encode, self.overwrite)?,
+            Target::Stdout => {
+                let mut bytes = Cursor::new(Vec::new());
+                let notes = picture::encode(picture, format, &self.encode, &mut bytes)?;
+                let mut stdout = io::stdout().lock();
+                let sent = stdout.write_all(bytes.get_ref()).and_then(|()| stdout.flush());
+                sent.context("cannot write to standard output")?;
+                notes
+            }
+        });
+        let (width, height) = finished.input_size;
+        let seconds = finished.start.elapsed().as_secs_f64();
+        let (output_width, output_height) = (picture.width(), picture.height());
+        let (input, output) = (job.source.name(), job.target.name());
+        let time = size::seconds(seconds);
+        self.display.note(&format!("{input} {width}x{height} -> {output} {output_width}x{output_height}, {time}"));
+        for note in &notes {
+            self.display.note(&format!("  note: {note}"));
+        }
+        Ok(Written { width, height, output_width, output_height, seconds, notes })
+    }
+}
+
+/// Makes the folder of a result and sees whether files can be made in it, before much time is spent on the result.
+fn check_writable(path: &Path) -> Result<(), Error> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let failed = |action| move |source| Error::Io { path: folder.into(), action, source };
+    if folder.exists() && !folder.is_dir() {
+        return Err(failed("write into it")(io::ErrorKind::NotADirectory.into()));
+    }
+    std::fs::create_dir_all(folder).map_err(failed("make the folder"))?;
+    tempfile::tempfile_in(folder).map(drop).map_err(failed("write into the folder"))
+}
+
+/// Reads all, unless it is more than any picture: pipes and devices may never end.
+fn read_up_to(reader: impl Read, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    reader.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > limit {
+        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {}", size::bytes(limit)))),
+        false => Ok(bytes),
+    }
+}
+
+/// A bug that a picture brings to light costs that picture, not the batch.
+fn guard<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let panicked = |_| Err(Problem::failed("internal error").hint("this is a bug in supple, please report it").into());
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(panicked)
+}
+
+/// Prints how the batch went, failures with what to do about them last.
+pub fn summary(records: &[Record], earlier: usize, seconds: f64, interrupted: bool, display: &Display) {
+    let count = |is: fn(&Record) -> bool| records.iter().filter(|record| is(record)).count();
+    let mut parts = vec![format!("{} written", count(|r| matches!(r.state, State::Written(_))))];
+    for (number, what) in [
+        (count(Record::has_failed), "failed"),
+        (count(|r| matches!(r.state, State::Dropped)), "dropped"),
+        (count(|r| matches!(r.state, State::NotStarted)), "not started"),
+    ] {
+        if number > 0 {
+            parts.push(format!("{number} {what}"));
+        }
+    }
+    parts.push(size::seconds(seconds));
+    if earlier > 0 {
+        let results = if earlier == 1 { "result" } else { "results" };
+        display.note(&format!("left out: {earlier} {results} of earlier runs"));
+    }
+    if interrupted {
+        display.error(&format!("interrupted: {}", parts.join(", ")));
+    } else if records.len() > 1 {
+        display.note(&format!("{} pictures: {}", records.len(), parts.join(", ")));
+    }
+    let mut hints = Vec::new();
+    for record in records {
+        let State::Failed(error) = &record.state else { continue };
+        display.error(&format!("error: {}", report::message(error)));
+        // Most failures of a batch have the same remedy.
+        hints.extend(report::hint(error).filter(|hint| !hints.contains(hint)));
+    }
+    for hint in hints {
+        display.error(&format!("hint: {hint}"));
+    }
+}
+
+/// The batch as JSON.
+pub fn json(records: &[Record], networks: &Networks, seconds: f64, interrupted: bool) -> serde_json::Value {
+    let files = records.iter().map(|record| {
+        let mut file = match &record.state {
+            State::Written(written) => serde_json::json!(written),
+            State::Failed(error) => {
+                serde_json::json!({ "error": report::message(error), "hint": report::hint(error) })
+            }
+            State::Dropped | State::NotStarted => serde_json::json!({}),
+        };
+        file["input"] = record.input.clone().into();
+        file["output"] = record.output.clone().into();
+        file["state"] = match &record.state {
+            State::Written(_) => "written",
+            State::Failed(_) => "failed",
+            State::Dropped => "dropped",
+            State::NotStarted => "not started",
+        }
+        .into();
+        file
+    });
+    let files: Vec<_> = files.collect();
+    let count = |state: &str| files.iter().filter(|file| file["state"] == state).count();
+    let cpu = networks.loaded.values().next().map(|upscaler| upscaler.cpu());
+    serde_json::json!({
+        "written": count("written"),
+        "failed": count("failed"),
+        "interrupted": interrupted,
+        "seconds": seconds,
+        "scale": networks.scale,
+        "models": networks.names,
+        "isa": cpu.map(|cpu| cpu.isa.name()),
+        "threads": cpu.map(supple::Cpu::threads),
+        "files": files,
+    })
+}

@@ -1,0 +1,147 @@
+//! `supple upscale`: which pictures (`inputs`), where results go (`outputs`), the work (`batch`), and what is seen of it
+//! (`progress`).
+
+mod args;
+mod batch;
+mod inputs;
+mod outputs;
+mod progress;
+
+pub use args::{Args, Compute};
+
+use crate::report::{Exit, Problem, show, show_json};
+use batch::{Batch, Record};
+use outputs::{Naming, Target};
+use progress::Display;
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::Instant;
+use supple::picture::{EncodeOptions, Limits};
+use supple::{ScalePlan, Upscaler, UpscalerOptions, models};
+
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<Exit> {
+    let start = Instant::now();
+    let networks = Networks::load(args)?;
+    let suffix = args.suffix.clone().unwrap_or_else(|| format!("_x{}", networks.scale));
+    let out = args.output.as_deref();
+    let found = inputs::expand(&args.inputs, out.filter(|out| *out != Path::new("-")));
+    let naming = Naming { out, suffix: &suffix, format: args.format };
+    let plan = outputs::plan(&found.list, found.several, &naming)?;
+    check_streams(args, &plan)?;
+    if args.dry_run {
+        return dry_run(&found, &plan);
+    }
+
+    crate::interrupt::install();
+    let display = Display::new(plan.jobs.len(), args.quiet || args.json);
+    let mut records: Vec<Record> = found.problems.into_iter().map(Record::unreadable).collect();
+    let mut limits = Limits::default();
+    limits.max_pixels = args.max_pixels.unwrap_or(limits.max_pixels);
+    let mut encode = EncodeOptions { strip: args.strip, ..EncodeOptions::default() };
+    encode.quality = args.quality.unwrap_or(encode.quality);
+    let batch =
+        Batch { jobs: &plan.jobs, networks: &networks, limits, encode, overwrite: args.overwrite, display: &display };
+    records.extend(batch.run());
+    display.clear();
+
+    let seconds = start.elapsed().as_secs_f64();
+    let interrupted = crate::interrupt::asked() && records.iter().any(|record| record.is_open());
+    batch::summary(&records, plan.earlier.len(), seconds, interrupted, &display);
+    if args.json {
+        show_json(&batch::json(&records, &networks, seconds, interrupted))?;
+    }
+    Ok(match (interrupted, records.iter().any(Record::has_failed)) {
+        (true, _) => Exit::Interrupted,
+        (false, true) => Exit::Failed,
+        (false, false) => Exit::Done,
+    })
+}
+
+/// The networks that reach the scale, loaded.
+pub struct Networks {
+    /// Scale to reach.
+    pub scale: f64,
+    /// Scales of the networks to choose from.
+    pub available: Vec<usize>,
+    /// Networks by scale.
+    pub loaded: BTreeMap<usize, Upscaler>,
+    /// What they are called.
+    pub names: Vec<String>,
+}
+
+impl Networks {
+    fn load(args: &Args) -> anyhow::Result<Networks> {
+        let options = UpscalerOptions {
+            tile: Some(args.tile).filter(|&tile| tile > 0),
+            tta: args.tta,
+            wrap: args.wrap,
+            ..args.compute.options()
+        };
+        if let Some(model) = &args.model {
+            let upscaler = models::load(&models::resolve(model)?, options)?;
+            let scale = args.scale.unwrap_or(upscaler.scale() as f64);
+            let available = vec![upscaler.scale()];
+            ScalePlan::new(scale, &available)?;
+            let loaded = BTreeMap::from([(upscaler.scale(), upscaler)]);
+            return Ok(Networks { scale, available, loaded, names: vec![model.clone()] });
+        }
+        let scale = args.scale.unwrap_or(4.0);
+        let available = models::BUNDLED_SCALES.to_vec();
+        let mut networks = Networks { scale, available, loaded: BTreeMap::new(), names: vec![] };
+        for step in ScalePlan::new(scale, &networks.available)?.steps {
+            if !networks.loaded.contains_key(&step) {
+                networks.loaded.insert(step, Upscaler::bundled_with(step, options.clone())?);
+                networks.names.push(format!("rlfn_s_x{step}"));
+            }
+        }
+        Ok(networks)
+    }
+}
+
+impl Compute {
+    /// As the library wants it.
+    pub fn options(&self) -> UpscalerOptions {
+        UpscalerOptions {
+            precision: self.precision.into(),
+            threads: Some(self.threads).filter(|&n| n > 0),
+            max_memory: self.max_memory,
+            ..UpscalerOptions::default()
+        }
+    }
+}
+
+/// Pictures do not go to a terminal, nor come from one, nor share a stream with JSON.
+fn check_streams(args: &Args, plan: &outputs::Plan) -> Result<(), Problem> {
+    if plan.jobs.iter().any(|job| job.source == inputs::Source::Stdin)
+        && std::io::stdin().is_terminal()
+        && !args.dry_run
+    {
+        return Err(Problem::usage("standard input is a terminal").hint("supple upscale - < picture.png > large.png"));
+    }
+    if plan.jobs.iter().any(|job| job.target == Target::Stdout) {
+        if args.json {
+            return Err(
+                Problem::usage("the picture and --json cannot both go to standard output").hint("name a file with -o")
+            );
+        }
+        if std::io::stdout().is_terminal() && !args.dry_run {
+            return Err(Problem::usage("standard output is a terminal")
+                .hint("redirect it (> large.png), or name a file with -o"));
+        }
+    }
+    Ok(())
+}
+
+fn dry_run(found: &inputs::Inputs, plan: &outputs::Plan) -> anyhow::Result<Exit> {
+    let mut text = String::new();
+    for job in &plan.jobs {
+        text += &format!("{} -> {}\n", job.source.name(), job.target.name());
+    }
+    show(&text)?;
+    for problem in &found.problems {
+        crate::report::print(&problem.error());
+    }
+    Ok(if found.problems.is_empty() { Exit::Done } else { Exit::Failed })
+}

@@ -1,0 +1,191 @@
+//! What can go wrong, and what a person can do about it.
+
+use crate::picture::PictureFormat;
+use std::io;
+use std::path::PathBuf;
+
+/// Everything that this crate reports. [`Error::hint`] says what to try.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or folder could not be read or written.
+    #[error("{}: cannot {action}: {source}", .path.display())]
+    Io {
+        /// File or folder.
+        path: PathBuf,
+        /// What was tried, such as `read` or `write`.
+        action: &'static str,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// A stream could not be written.
+    #[error("cannot write the picture: {0}")]
+    Write(#[source] io::Error),
+    /// The bytes are no picture of a known format.
+    #[error("{name}: not a picture ({found})")]
+    NotAPicture {
+        /// Name of the file or stream.
+        name: String,
+        /// What the bytes look like instead.
+        found: String,
+    },
+    /// The file ends before the picture does.
+    #[error("{name}: the {format} file is truncated ({detail})")]
+    Truncated {
+        /// Name of the file or stream.
+        name: String,
+        /// Format of the file.
+        format: PictureFormat,
+        /// What was missing.
+        detail: String,
+    },
+    /// A picture that cannot be decoded.
+    #[error("{name}: cannot decode this {format} picture: {detail}")]
+    Decode {
+        /// Name of the file or stream.
+        name: String,
+        /// Format of the file.
+        format: PictureFormat,
+        /// The decoder's words.
+        detail: String,
+    },
+    /// The header announces more pixels than allowed.
+    #[error("{name}: {width}x{height} is {} Mpixel, the limit is {} Mpixel", .width * .height / 1_000_000, .limit / 1_000_000)]
+    TooManyPixels {
+        /// Name of the file or stream.
+        name: String,
+        /// Width announced.
+        width: u64,
+        /// Height announced.
+        height: u64,
+        /// Most pixels allowed.
+        limit: u64,
+    },
+    /// A picture that does not fit into memory.
+    #[error("{what} needs {} MiB of memory, {} MiB are allowed", .needed >> 20, .limit >> 20)]
+    TooMuchMemory {
+        /// What would not fit.
+        what: String,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes allowed.
+        limit: u64,
+    },
+    /// The file exists and overwriting was not asked for.
+    #[error("{}: exists already", .path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A picture format that is not known, or that cannot be written.
+    #[error("cannot write pictures as {wanted:?}")]
+    UnknownFormat {
+        /// Extension or name that was asked for.
+        wanted: String,
+    },
+    /// A picture that its format cannot hold.
+    #[error("cannot write {width}x{height} pixels as {format}: {detail}")]
+    Encode {
+        /// Format to write.
+        format: PictureFormat,
+        /// Width of the picture.
+        width: usize,
+        /// Height of the picture.
+        height: usize,
+        /// What stands against it.
+        detail: String,
+    },
+    /// Samples whose number does not fit the size, or an empty picture.
+    #[error("{width}x{height} pixels with {channels} channels need {wanted} samples, got {found}")]
+    Samples {
+        /// Width.
+        width: usize,
+        /// Height.
+        height: usize,
+        /// Channels, alpha included.
+        channels: usize,
+        /// Number of samples wanted.
+        wanted: usize,
+        /// Number of samples given.
+        found: usize,
+    },
+    /// Two pictures that cannot be compared.
+    #[error("cannot compare {a} with {b}")]
+    Sizes {
+        /// Size of the first.
+        a: String,
+        /// Size of the second.
+        b: String,
+    },
+    /// The network or its weights.
+    #[error(transparent)]
+    Network(#[from] supple_models::Error),
+    /// A network whose arithmetic went wrong.
+    #[error("the network {network} produced NaN or infinite values in output row {row}")]
+    NotFinite {
+        /// Name of the network.
+        network: String,
+        /// Output row.
+        row: usize,
+    },
+    /// No model of this name.
+    #[error("no model called {name:?}")]
+    UnknownModel {
+        /// Name that was asked for.
+        name: String,
+        /// Names that exist.
+        known: Vec<String>,
+    },
+    /// A scale outside of what is offered.
+    #[error("scale {scale} is not between {} and {}", crate::scale_plan::MIN_SCALE, crate::scale_plan::MAX_SCALE)]
+    BadScale {
+        /// Scale that was asked for.
+        scale: f64,
+    },
+    /// An option with a value that makes no sense.
+    #[error("{0}")]
+    BadOption(String),
+    /// The caller stopped the work.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Error {
+    /// What a person may try, when there is something.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Error::Io { source, .. } | Error::Write(source) => match source.kind() {
+                io::ErrorKind::NotFound => "check the path".into(),
+                io::ErrorKind::PermissionDenied => "choose another folder or change its permissions".into(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    "the disk is full: free some space or write elsewhere; nothing was left behind".into()
+                }
+                _ => return None,
+            },
+            Error::NotAPicture { .. } => format!("known formats: {}", PictureFormat::readable_names()),
+            Error::Truncated { .. } => "copy or download the file again".into(),
+            Error::TooManyPixels { width, height, .. } => {
+                format!("raise the limit with --max-pixels {} if the file is to be trusted", width * height)
+            }
+            Error::TooMuchMemory { .. } => "use a smaller scale or a machine with more memory".into(),
+            Error::Exists { .. } => "use --overwrite to replace it".into(),
+            Error::UnknownFormat { .. } => {
+                format!("formats that can be written: {}", PictureFormat::writable_names())
+            }
+            Error::Encode { .. } => "png and tiff hold pictures of any size".into(),
+            Error::NotFinite { .. } => "try --precision f32; if it stays, the weights are damaged".into(),
+            Error::UnknownModel { known, .. } => format!("known models: {}; or give a file", known.join(", ")),
+            Error::BadScale { .. } => "choose a scale such as 2, 3, 4 or 2.5".into(),
+            Error::Network(supple_models::Error::UnknownNetwork { .. }) => {
+                "RLFN and DITN checkpoints (.safetensors, .pth) can be used".into()
+            }
+            _ => return None,
+        })
+    }
+
+    /// An [`Error::Io`] in the making.
+    pub(crate) fn io(path: impl Into<PathBuf>, action: &'static str) -> impl FnOnce(io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::Io { path, action, source }
+    }
+}

@@ -1,0 +1,42 @@
+//! Supple: small, fast vision models in plain Rust, for those who want to call them.
+//!
+//! Three nouns come first: a [`Picture`] is pixels in memory, an [`Upscaler`] is a network with its weights, and a
+//! [`ScalePlan`] says which networks reach a scale. [`picture`] reads and writes files, [`enlarge`] reaches any scale,
+//! [`evaluate`] and [`compare`] tell how good the result is.
+//!
+//! ```
+//! # fn main() -> Result<(), supple::Error> {
+//! # let folder = tempfile::tempdir().expect("a folder");
+//! # std::env::set_current_dir(folder.path()).expect("to enter it");
+//! # let dots = (0..24 * 16 * 3).map(|i| (i * 37 % 256) as u8).collect();
+//! # supple::Picture::from_rgb8(24, 16, dots)?.save("photo.jpg")?;
+//! let picture = supple::picture::open("photo.jpg")?;
+//! let big = supple::Upscaler::bundled(4)?.upscale(&picture)?;
+//! big.save("photo_x4.png")?;
+//! # assert_eq!((big.width(), big.height()), (96, 64));
+//! # assert_eq!(supple::picture::open("photo_x4.png")?, big);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Errors are one enum, [`Error`]; [`Error::hint`] says what a person may try. Bad input is an error, never a panic.
+
+pub mod compare;
+mod error;
+pub mod evaluate;
+pub mod memory;
+pub mod metrics;
+pub mod models;
+pub mod picture;
+pub mod resample;
+pub mod scale_plan;
+pub mod upscaler;
+
+pub use error::Error;
+pub use picture::Picture;
+pub use scale_plan::{ScalePlan, enlarge};
+pub use supple_models::{Precision, SuperResolution};
+pub use supple_tensor::kernels::peak;
+pub use supple_tensor::{Cpu, Isa};
+pub use supple_weights as weights;
+pub use upscaler::{Progress, Upscaler, UpscalerOptions};

@@ -1,0 +1,283 @@
+//! Enlarging pictures by a network's own factor.
+//!
+//! A network goes down the picture once for each window of columns and hands out finished rows, which are converted to
+//! samples at once: no floating-point copy of the picture exists at any time. How many windows there are depends on the
+//! memory that may be used; the result does not.
+//!
+//! * **Grey** pictures run as red = green = blue and come back as the mean of the three.
+//! * **Alpha** is enlarged by Lanczos; the network sees colours that run on under what is transparent, so edges have no
+//!   fringes.
+//! * **16 bits** stay 16 bits.
+//! * **Small** pictures are padded by repeating their edges, and cropped.
+
+mod bleed;
+mod canvas;
+mod network;
+mod options;
+mod output;
+mod progress;
+mod windows;
+
+pub use options::UpscalerOptions;
+pub use progress::Progress;
+
+use crate::picture::Picture;
+use crate::{Cpu, Error, memory};
+use bleed::Bleed;
+use canvas::{Canvas, Turn};
+use network::Origin;
+use output::{Output, Sums};
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use supple_models::SuperResolution;
+use windows::Cut;
+
+/// A network with its weights, ready to enlarge pictures. Cheap to clone; clones share weights and threads.
+#[derive(Clone)]
+pub struct Upscaler {
+    network: Arc<dyn SuperResolution>,
+    origin: Origin,
+    cpu: Cpu,
+    options: UpscalerOptions,
+}
+
+impl Upscaler {
+    /// The bundled network for a scale of 2, 3 or 4.
+    ///
+    /// # Errors
+    /// If there is none for this scale.
+    pub fn bundled(scale: usize) -> Result<Upscaler, Error> {
+        Upscaler::bundled_with(scale, UpscalerOptions::default())
+    }
+
+    /// As [`Upscaler::bundled`], with options.
+    ///
+    /// # Errors
+    /// If there is none for this scale, or an option makes no sense.
+    pub fn bundled_with(scale: usize, options: UpscalerOptions) -> Result<Upscaler, Error> {
+        Upscaler::load(Origin::Bundled(scale), options)
+    }
+
+    /// A network from a `.safetensors` or `.pth` file.
+    ///
+    /// # Errors
+    /// If the file cannot be read or holds no network known here.
+    pub fn open(path: impl AsRef<Path>) -> Result<Upscaler, Error> {
+        Upscaler::open_with(path, UpscalerOptions::default())
+    }
+
+    /// As [`Upscaler::open`], with options.
+    ///
+    /// # Errors
+    /// If the file cannot be read or holds no network known here, or an option makes no sense.
+    pub fn open_with(path: impl AsRef<Path>, options: UpscalerOptions) -> Result<Upscaler, Error> {
+        Upscaler::load(Origin::File(path.as_ref().into()), options)
+    }
+
+    /// A network that exists already.
+    ///
+    /// # Errors
+    /// If `SUPPLE_ISA` asks for what this CPU lacks.
+    pub fn from_network(network: Box<dyn SuperResolution>) -> Result<Upscaler, Error> {
+        let options = UpscalerOptions::default();
+        Ok(Upscaler { network: network.into(), origin: Origin::Given, cpu: options.cpu()?, options })
+    }
+
+    fn load(origin: Origin, options: UpscalerOptions) -> Result<Upscaler, Error> {
+        let cpu = options.cpu()?;
+        let network = network::load(&cpu, &origin, options.precision)?.into();
+        Ok(Upscaler { network, origin, cpu, options })
+    }
+
+    /// The same network with other options. A network given to [`Upscaler::from_network`] keeps its precision.
+    ///
+    /// # Errors
+    /// If the weights cannot be read again for another precision, or an option makes no sense.
+    pub fn with_options(mut self, options: UpscalerOptions) -> Result<Upscaler, Error> {
+        if options.threads != self.options.threads {
+            self.cpu = options.cpu()?;
+        }
+        if options.precision != self.options.precision && self.origin != Origin::Given {
+            self.network = network::load(&self.cpu, &self.origin, options.precision)?.into();
+        }
+        self.options = options;
+        Ok(self)
+    }
+
+    /// Output pixels along a side of an input pixel.
+    pub fn scale(&self) -> usize {
+        self.network.scale()
+    }
+
+    /// Architecture of the network, such as `RLFN_S`.
+    pub fn name(&self) -> &str {
+        self.network.name()
+    }
+
+    /// The network itself.
+    pub fn network(&self) -> &dyn SuperResolution {
+        &*self.network
+    }
+
+    /// Instruction set and threads in use.
+    pub fn cpu(&self) -> &Cpu {
+        &self.cpu
+    }
+
+    /// The options in use.
+    pub fn options(&self) -> &UpscalerOptions {
+        &self.options
+    }
+
+    /// The picture [`scale`](Upscaler::scale) times as wide and high.
+    ///
+    /// # Errors
+    /// If the result would not fit into memory or the network produces NaN.
+    pub fn upscale(&self, picture: &Picture) -> Result<Picture, Error> {
+        self.upscale_with(picture, &mut |_| true)
+    }
+
+    /// As [`Upscaler::upscale`], and reports progress now and then; `false` from `progress` cancels.
+    ///
+    /// # Errors
+    /// As [`Upscaler::upscale`], and [`Error::Cancelled`].
+    pub fn upscale_with(
+        &self,
+        picture: &Picture,
+        progress: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Picture, Error> {
+        let scale = self.scale();
+        let budget = self.budget(picture)?;
+        let bleed = (!picture.is_opaque()).then(|| Bleed::new(picture));
+        let margin = self.options.wrap.then(|| self.wrap_margin());
+        let canvas = Canvas::new(picture, bleed.as_ref(), self.network.min_side(), margin);
+        let mut output = Output::new(&canvas, picture, scale);
+        let turns: Vec<Turn> = if self.options.tta { Turn::all().collect() } else { vec![Turn::default()] };
+        let mut meter = Meter::new(turns.len(), canvas.size(), progress);
+        if !meter.report() {
+            return Err(Error::Cancelled);
+        }
+        if !self.options.tta {
+            self.pass(&canvas, turns[0], budget, &mut meter, &mut |event| match event {
+                Event::Window => output.start_window(),
+                Event::Row(y, x, rgb) => output.put(y, x, rgb),
+            })?;
+        } else {
+            let mut sums = Sums::new(canvas.size(), scale, picture.depth());
+            for &turn in &turns {
+                self.pass(&canvas, turn, budget, &mut meter, &mut |event| {
+                    if let Event::Row(y, x, rgb) = event {
+                        sums.add(turn, y, x, rgb);
+                    }
+                })?;
+            }
+            let mut row = Vec::new();
+            output.start_window();
+            for y in 0..sums.rows() {
+                sums.mean_row(y, turns.len(), &mut row);
+                output.put(y, 0, &row);
+            }
+        }
+        Ok(picture.like(picture.width() * scale, picture.height() * scale, output.samples))
+    }
+
+    /// Runs the network over all windows of a turned canvas.
+    fn pass(
+        &self,
+        canvas: &Canvas<'_>,
+        turn: Turn,
+        budget: u64,
+        meter: &mut Meter<'_>,
+        deliver: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(), Error> {
+        let scale = self.scale();
+        for Cut { core, window } in
+            windows::plan(&*self.network, &self.cpu, canvas.turned_size(turn), budget, self.options.tile)
+        {
+            let columns = window.columns.clone();
+            let keep = (core.start - columns.start) * scale * 3..(core.end - columns.start) * scale * 3;
+            let (mut bad_row, mut going) = (None, true);
+            deliver(Event::Window);
+            let mut sink = |y: usize, row: &[f32]| {
+                let row = &row[keep.clone()];
+                if row.iter().fold(false, |bad, v| bad | !v.is_finite()) {
+                    bad_row = Some(y);
+                    return false;
+                }
+                deliver(Event::Row(y, core.start * scale, row));
+                if (y + 1).is_multiple_of(scale) {
+                    meter.progress.pixels_done += core.len() as u64;
+                    going = meter.report();
+                }
+                going
+            };
+            let mut source = |y: usize, row: &mut [f32]| canvas.rgb_row(turn, y, columns.clone(), row);
+            self.network.run(&self.cpu, &window, &mut source, &mut sink)?;
+            if let Some(row) = bad_row {
+                return Err(Error::NotFinite { network: self.name().into(), row });
+            }
+            if !going {
+                return Err(Error::Cancelled);
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes left for the network when the pictures have theirs.
+    fn budget(&self, picture: &Picture) -> Result<u64, Error> {
+        let scale = self.scale() as u64;
+        let input = picture.bytes() as u64;
+        let pixels = (picture.width() * picture.height()) as u64;
+        let wide = if picture.depth() == crate::picture::Depth::Eight { 2 } else { 4 };
+        let sums = if self.options.tta { pixels.saturating_mul(3 * wide) } else { 0 };
+        let needed = input.saturating_add(sums).saturating_mul(scale * scale).saturating_add(input);
+        let limit = memory::total();
+        if needed > limit {
+            let what =
+                format!("the result of {}x{} pixels", picture.width() as u64 * scale, picture.height() as u64 * scale);
+            return Err(Error::TooMuchMemory { what, needed, limit });
+        }
+        let allowed = self.options.max_memory.unwrap_or(limit / 4);
+        Ok(allowed.saturating_sub(needed).max(LEAST_BUDGET))
+    }
+
+    /// Pixels of the opposite edge around a picture that is to be tiled.
+    fn wrap_margin(&self) -> usize {
+        self.network.halo().clamp(16, 64).next_multiple_of(self.network.alignment().max(1))
+    }
+}
+
+/// A network gets at least this many bytes, however large the pictures are.
+const LEAST_BUDGET: u64 = 128 << 20;
+
+impl fmt::Debug for Upscaler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Upscaler({} x{}, {:?})", self.name(), self.scale(), self.options)
+    }
+}
+
+/// What a pass tells.
+enum Event<'a> {
+    /// The first row follows, of this or the next window.
+    Window,
+    /// Row, first column, and red, green, blue of the columns from there on.
+    Row(usize, usize, &'a [f32]),
+}
+
+/// Counts pixels and tells the caller.
+struct Meter<'a> {
+    progress: Progress,
+    tell: &'a mut dyn FnMut(Progress) -> bool,
+}
+
+impl<'a> Meter<'a> {
+    fn new(passes: usize, size: (usize, usize), tell: &'a mut dyn FnMut(Progress) -> bool) -> Meter<'a> {
+        let pixels_total = (passes * size.0 * size.1) as u64;
+        Meter { progress: Progress { pixels_done: 0, pixels_total }, tell }
+    }
+
+    fn report(&mut self) -> bool {
+        (self.tell)(self.progress)
+    }
+}

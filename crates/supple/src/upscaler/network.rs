@@ -1,0 +1,33 @@
+//! Where networks come from.
+
+use crate::{Cpu, Error, models};
+use std::path::PathBuf;
+use supple_models::{Precision, SuperResolution};
+use supple_weights::Weights;
+
+/// Where an upscaler's weights are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// In the binary, for this scale.
+    Bundled(usize),
+    /// In a file.
+    File(PathBuf),
+    /// Nowhere: the network was given.
+    Given,
+}
+
+/// Reads weights and builds the network.
+pub(super) fn load(cpu: &Cpu, origin: &Origin, precision: Precision) -> Result<Box<dyn SuperResolution>, Error> {
+    let weights = match origin {
+        Origin::Bundled(scale) => {
+            let (name, bytes) = models::bundled(*scale).ok_or_else(|| Error::UnknownModel {
+                name: format!("bundled x{scale}"),
+                known: models::BUNDLED_SCALES.iter().map(|s| format!("rlfn_s_x{s}")).collect(),
+            })?;
+            Weights::from_bytes(name, bytes)
+        }
+        Origin::File(path) => Weights::open(path),
+        Origin::Given => return Err(Error::BadOption("a network that was given cannot be loaded again".into())),
+    };
+    Ok(supple_models::load(cpu, &weights.map_err(supple_models::Error::from)?, precision)?)
+}

@@ -1,0 +1,37 @@
+//! What a caller may choose.
+
+use crate::{Cpu, Error, Isa};
+use supple_models::Precision;
+
+/// How to enlarge. The result depends on `precision`, `tta` and `wrap` only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpscalerOptions {
+    /// How exact the arithmetic has to be.
+    pub precision: Precision,
+    /// Threads; all that the machine offers if not given.
+    pub threads: Option<usize>,
+    /// Bytes that pictures and network together may take; a quarter of the machine's memory if not given. The pictures
+    /// themselves cannot be made smaller: what they leave decides how wide a strip the network sees at a time.
+    pub max_memory: Option<u64>,
+    /// Width in pixels of the strips that the network sees, instead of what `max_memory` would give; at least 32.
+    pub tile: Option<usize>,
+    /// Average over the eight flips and rotations: slightly better, eight times the work.
+    pub tta: bool,
+    /// The picture is a tile that repeats: its opposite edges meet without a seam afterwards.
+    pub wrap: bool,
+}
+
+impl UpscalerOptions {
+    /// The CPU with as many threads as asked for.
+    ///
+    /// # Errors
+    /// If no thread is asked for, or `SUPPLE_ISA` asks for what this CPU lacks.
+    pub(crate) fn cpu(&self) -> Result<Cpu, Error> {
+        let threads = match self.threads {
+            Some(0) => return Err(Error::BadOption("at least one thread is needed".into())),
+            Some(threads) => threads.min(1024),
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        Ok(Cpu::new(Isa::from_env().map_err(Error::BadOption)?, threads))
+    }
+}

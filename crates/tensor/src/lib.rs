@@ -1,0 +1,30 @@
+//! Tensors and operators.
+//!
+//! * [`Tensor`] – an n-dimensional array: a shared buffer, a [`Layout`] and a [`DType`];
+//! * [`Device`] – where it lives and what computes; it owns the [`BufferPool`] that makes steady state allocation-free;
+//! * [`ops`] – operators: functions that check shapes and types, then dispatch to the kernels of the device.
+//!
+//! Images are `[n, h, w, c]` (channels-last), each pixel padded to a multiple of 16 floats. Operators on images take any
+//! layout and return the padded one; [`ops::to_channels_last`] makes it from `[n, c, h, w]`. What lies in the padding is
+//! unspecified.
+
+mod buffer;
+mod copy;
+mod device;
+mod dims;
+mod dtype;
+mod error;
+mod layout;
+pub mod ops;
+pub mod rows;
+mod tensor;
+
+pub use buffer::BufferPool;
+pub use device::{CpuDevice, Device};
+pub use dims::{Dims, MAX_RANK};
+pub use dtype::{DType, Element};
+pub use error::Error;
+pub use layout::{ALIGNMENT, Layout, RowLayout};
+pub use supple_kernels as kernels;
+pub use supple_kernels::{Cpu, Isa};
+pub use tensor::Tensor;

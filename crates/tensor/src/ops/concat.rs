@@ -1,0 +1,42 @@
+//! Concatenation.
+
+use super::{is_padded, output, same_device};
+use crate::copy::copy_strided;
+use crate::error::refuse;
+use crate::{DType, Error, Tensor};
+
+/// Tensors one after the other along dimension `dim`.
+///
+/// # Errors
+/// If there is none, their shapes differ in another dimension, or the elements are not `f32`.
+pub fn concat(tensors: &[&Tensor], dim: usize) -> Result<Tensor, Error> {
+    const OP: &str = "concat";
+    let Some((first, rest)) = tensors.split_first() else {
+        return refuse!(OP, "no tensors given");
+    };
+    let mut shape = *first.shape();
+    if dim >= shape.len() {
+        return refuse!(OP, "no dimension {dim} in shape {shape:?}");
+    }
+    first.expect_dtype(OP, DType::F32)?;
+    for tensor in rest {
+        same_device(OP, first.device(), tensor.device())?;
+        tensor.expect_dtype(OP, DType::F32)?;
+        let fits = tensor.rank() == shape.len() && (0..shape.len()).all(|d| d == dim || tensor.shape()[d] == shape[d]);
+        let total = shape[dim].checked_add(tensor.shape().get(dim).copied().unwrap_or(0));
+        let (true, Some(total)) = (fits, total) else {
+            return refuse!(OP, "shapes {:?} and {:?} differ beside dimension {dim}", first.shape(), tensor.shape());
+        };
+        shape[dim] = total;
+    }
+    let padded = first.layout().rows().is_some_and(|rows| is_padded(&rows));
+    let (mut y, _) = output(first.device(), &shape, padded)?;
+    let whole = *y.layout();
+    let mut start = 0;
+    for tensor in tensors {
+        let len = tensor.shape()[dim];
+        copy_strided(tensor.data::<f32>(), tensor.layout(), y.write::<f32>(), &whole.narrow(dim, start, len)?);
+        start += len;
+    }
+    Ok(y)
+}

@@ -1,0 +1,39 @@
+//! Products of matrices that are both computed at run time.
+
+use super::elementwise::common_shape;
+use super::{output, same_device};
+use crate::error::refuse;
+use crate::{DType, Dims, Error, MAX_RANK, Tensor};
+use supple_kernels::matmul as kernel;
+
+/// `a · b` for `a` of shape `[.., m, k]` and `b` of shape `[.., k, n]`; leading dimensions of size 1, or missing ones,
+/// repeat. For a matrix that stays the same, [`Linear`](super::Linear) is faster.
+///
+/// # Errors
+/// If the shapes do not fit each other or the elements are not `f32`.
+pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor, Error> {
+    const OP: &str = "matmul";
+    same_device(OP, a.device(), b.device())?;
+    a.expect_dtype(OP, DType::F32)?;
+    b.expect_dtype(OP, DType::F32)?;
+    let (&[ref a_batch @ .., m, k], &[ref b_batch @ .., b_k, n]) = (&**a.shape(), &**b.shape()) else {
+        return refuse!(OP, "wants [.., m, k] and [.., k, n], got {:?} and {:?}", a.shape(), b.shape());
+    };
+    if k != b_k {
+        return refuse!(OP, "{:?} and {:?} have no common inner dimension", a.shape(), b.shape());
+    }
+    let batch = common_shape(OP, a_batch, b_batch)?;
+    let with = |rows: usize, columns: usize| {
+        let mut shape = [0; MAX_RANK];
+        shape[..batch.len()].copy_from_slice(&batch);
+        shape[batch.len()..][..2].copy_from_slice(&[rows, columns]);
+        Dims::new(&shape[..batch.len() + 2])
+    };
+    let (a, b) = (a.broadcast_to(&with(m, k)?)?.contiguous()?, b.broadcast_to(&with(k, n)?)?.contiguous()?);
+    let (mut y, _) = output(a.device(), &with(m, n)?, false)?;
+    if y.elements() > 0 {
+        let batch = batch.iter().product();
+        kernel::matmul(a.device().kernels(), batch, [m, k, n], a.data(), b.data(), y.write());
+    }
+    Ok(y)
+}

@@ -1,0 +1,258 @@
+//! The tensor: a shared buffer and a layout.
+
+use crate::buffer::Buffer;
+use crate::copy::{convert, copy_strided};
+use crate::dtype::with_element;
+use crate::error::refuse;
+use crate::{ALIGNMENT, DType, Device, Dims, Element, Error, Layout, RowLayout};
+use std::fmt;
+
+/// An n-dimensional array. Cloning and taking views share the elements; operators return new tensors.
+///
+/// ```
+/// use supple_tensor::{Cpu, Device, Tensor, ops};
+/// let device = Device::cpu(Cpu::new(supple_tensor::Isa::detect(), 2))?;
+/// let x = Tensor::from_slice(&device, &[1.0f32, -2.0, 3.0, -4.0], &[2, 2])?;
+/// let y = ops::relu(&x)?;
+/// assert_eq!(y.transpose(0, 1)?.to_vec::<f32>()?, [1.0, 3.0, 0.0, 0.0]);
+/// # Ok::<(), supple_tensor::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Tensor {
+    buffer: Buffer,
+    layout: Layout,
+    dtype: DType,
+    device: Device,
+}
+
+impl Tensor {
+    /// A tensor of `values` in row-major order.
+    ///
+    /// # Errors
+    /// If the shape has another number of elements.
+    pub fn from_slice<T: Element>(device: &Device, values: &[T], shape: &[usize]) -> Result<Tensor, Error> {
+        let layout = Layout::contiguous(shape)?;
+        if layout.elements() != values.len() {
+            return refuse!("from_slice", "shape {shape:?} has {} elements, got {}", layout.elements(), values.len());
+        }
+        let mut tensor = Tensor::unspecified(device, layout, T::DTYPE)?;
+        tensor.write::<T>()[..values.len()].copy_from_slice(values);
+        Ok(tensor)
+    }
+
+    /// A tensor of zeros.
+    ///
+    /// # Errors
+    /// If the shape does not fit the memory.
+    pub fn zeros(device: &Device, shape: &[usize], dtype: DType) -> Result<Tensor, Error> {
+        let mut tensor = Tensor::unspecified(device, Layout::contiguous(shape)?, dtype)?;
+        // All element types have zero bytes for zero.
+        tensor.write::<u32>().fill(0);
+        Ok(tensor)
+    }
+
+    /// A tensor whose contents a kernel is about to write. The buffer reaches to the end of the last padded row.
+    pub(crate) fn unspecified(device: &Device, layout: Layout, dtype: DType) -> Result<Tensor, Error> {
+        let bytes = layout.extent() * dtype.size();
+        let buffer = device.buffers().take(bytes.div_ceil(4), layout.shape())?;
+        Ok(Tensor { buffer, layout, dtype, device: device.clone() })
+    }
+
+    /// Sizes of the dimensions.
+    pub fn shape(&self) -> &Dims {
+        self.layout.shape()
+    }
+
+    /// How the elements lie in the buffer.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Type of the elements.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Where the tensor lives.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Number of dimensions.
+    pub fn rank(&self) -> usize {
+        self.layout.rank()
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.layout.elements()
+    }
+
+    fn view(&self, layout: Layout) -> Tensor {
+        Tensor { layout, ..self.clone() }
+    }
+
+    /// A view with dimensions `a` and `b` exchanged.
+    ///
+    /// # Errors
+    /// If there is no such dimension.
+    pub fn transpose(&self, a: usize, b: usize) -> Result<Tensor, Error> {
+        Ok(self.view(self.layout.transpose(a, b)?))
+    }
+
+    /// A view of `len` indices of dimension `dim`, from `start` on.
+    ///
+    /// # Errors
+    /// If they are not within the shape.
+    pub fn narrow(&self, dim: usize, start: usize, len: usize) -> Result<Tensor, Error> {
+        Ok(self.view(self.layout.narrow(dim, start, len)?))
+    }
+
+    /// A view that repeats dimensions of size 1, or missing ones, to `shape`.
+    ///
+    /// # Errors
+    /// If another dimension differs.
+    pub fn broadcast_to(&self, shape: &[usize]) -> Result<Tensor, Error> {
+        Ok(self.view(self.layout.broadcast_to(shape)?))
+    }
+
+    /// The same elements in row-major order under another shape: a view where the layout allows it, else a copy.
+    ///
+    /// # Errors
+    /// If the number of elements differs.
+    pub fn reshape(&self, shape: &[usize]) -> Result<Tensor, Error> {
+        match self.layout.reshape(shape)? {
+            Some(layout) => Ok(self.view(layout)),
+            None => self.contiguous()?.reshape(shape),
+        }
+    }
+
+    /// The tensor itself if its elements follow each other without gaps, else a copy that is so.
+    ///
+    /// # Errors
+    /// If the copy does not fit the memory.
+    pub fn contiguous(&self) -> Result<Tensor, Error> {
+        if self.layout.is_contiguous() { Ok(self.clone()) } else { self.copied(Layout::contiguous(self.shape())?) }
+    }
+
+    /// A copy whose rows are padded, see [`Layout::padded`], or the tensor itself if it is so already.
+    ///
+    /// # Errors
+    /// If the copy does not fit the memory.
+    pub fn padded(&self) -> Result<Tensor, Error> {
+        let layout = Layout::padded(self.shape())?;
+        let (own, wanted) = (self.layout.rows(), layout.rows());
+        let is_padded = match (own, wanted) {
+            // The padding of the last row must lie inside the buffer.
+            (Some(own), Some(wanted)) => {
+                own == wanted && self.reach() >= own.rows * own.len.next_multiple_of(ALIGNMENT)
+            }
+            _ => false,
+        };
+        if is_padded { Ok(self.clone()) } else { self.copied(layout) }
+    }
+
+    /// Elements of the buffer from the first of this tensor on.
+    fn reach(&self) -> usize {
+        with_element!(self.dtype, T => self.buffer.as_slice::<T>().len()) - self.layout.offset()
+    }
+
+    fn copied(&self, layout: Layout) -> Result<Tensor, Error> {
+        let mut copy = Tensor::unspecified(&self.device, layout, self.dtype)?;
+        with_element!(self.dtype, T => {
+            copy_strided(self.data::<T>(), &self.layout, copy.write::<T>(), &layout);
+        });
+        Ok(copy)
+    }
+
+    /// The tensor with elements of another type. Floats round to nearest; integers drop fractions and saturate.
+    ///
+    /// # Errors
+    /// If the result does not fit the memory.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Tensor, Error> {
+        if dtype == self.dtype {
+            return Ok(self.clone());
+        }
+        let from = self.contiguous()?;
+        let mut to = Tensor::unspecified(&self.device, Layout::contiguous(self.shape())?, dtype)?;
+        let len = self.elements();
+        with_element!(self.dtype, A => with_element!(dtype, B => {
+            convert::<A, B>(&from.data::<A>()[..len], &mut to.write::<B>()[..len]);
+        }));
+        Ok(to)
+    }
+
+    /// The elements in row-major order.
+    ///
+    /// # Errors
+    /// [`Error::DType`] if they are of another type than `T`.
+    pub fn to_vec<T: Element>(&self) -> Result<Vec<T>, Error> {
+        self.expect_dtype("to_vec", T::DTYPE)?;
+        let layout = Layout::contiguous(self.shape())?;
+        let mut values = Vec::new();
+        if values.try_reserve_exact(self.elements()).is_err() {
+            return Err(Error::TooLarge { what: "to_vec", shape: *self.shape() });
+        }
+        values.resize(self.elements(), T::zeroed());
+        copy_strided(self.data::<T>(), &self.layout, &mut values, &layout);
+        Ok(values)
+    }
+
+    /// The elements where they lie.
+    ///
+    /// # Errors
+    /// If they are of another type than `T` or not contiguous.
+    pub fn as_slice<T: Element>(&self) -> Result<&[T], Error> {
+        self.expect_dtype("as_slice", T::DTYPE)?;
+        if !self.layout.is_contiguous() {
+            return refuse!("as_slice", "{:?} is not contiguous", self.layout);
+        }
+        Ok(&self.data::<T>()[..self.elements()])
+    }
+
+    /// A mutable view of the elements where they lie, copied first if others share them or they are not contiguous.
+    ///
+    /// # Errors
+    /// If they are of another type than `T`, or a copy does not fit the memory.
+    pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T], Error> {
+        self.expect_dtype("as_mut_slice", T::DTYPE)?;
+        let layout = Layout::contiguous(self.shape())?;
+        if !self.layout.is_contiguous() || self.buffer.as_mut_slice::<T>().is_none() {
+            *self = self.copied(layout)?;
+        }
+        let (start, len) = (self.layout.offset(), self.elements());
+        Ok(&mut self.write::<T>()[start..start + len])
+    }
+
+    pub(crate) fn expect_dtype(&self, op: &'static str, wanted: DType) -> Result<(), Error> {
+        if self.dtype == wanted { Ok(()) } else { Err(Error::DType { op, wanted, found: self.dtype }) }
+    }
+
+    /// The buffer from the first element on, to its end.
+    pub(crate) fn data<T: Element>(&self) -> &[T] {
+        debug_assert_eq!(self.dtype, T::DTYPE);
+        &self.buffer.as_slice()[self.layout.offset()..]
+    }
+
+    /// The whole buffer of a tensor that was just made and is not shared.
+    pub(crate) fn write<T: bytemuck::Pod>(&mut self) -> &mut [T] {
+        self.buffer.as_mut_slice().expect("a new tensor is not shared")
+    }
+
+    /// The tensor, copied if needed, such that it consists of rows of `f32`.
+    pub(crate) fn to_rows(&self, op: &'static str) -> Result<(Tensor, RowLayout), Error> {
+        self.expect_dtype(op, DType::F32)?;
+        if let Some(rows) = self.layout.rows() {
+            return Ok((self.clone(), rows));
+        }
+        let copy = self.copied(Layout::contiguous(self.shape())?)?;
+        let rows = copy.layout.rows().expect("contiguous layouts consist of rows");
+        Ok((copy, rows))
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor({} {:?})", self.dtype, self.shape())
+    }
+}

@@ -1,0 +1,91 @@
+//! The conformance suite: every operator on every device, over odd shapes and layouts, against references in `f64`.
+//!
+//! A device is an instruction set that this CPU has, on one thread and on three. Those that it lacks are printed. A new
+//! operator is done when its rows are here; a new device when [`devices`] lists it.
+
+mod activation;
+mod conv;
+mod elementwise;
+mod layout;
+mod linear;
+mod normalize;
+mod pooling;
+mod resize;
+mod shapes;
+
+use std::sync::OnceLock;
+use supple_kernels::testing::noise;
+use supple_tensor::{Cpu, Device, Error, Isa, Tensor};
+
+/// How far results may be from the reference, relative to the larger of 1 and the wanted value. Inputs are in -1..1, or
+/// as the operator's test says.
+const TOLERANCES: &[(&str, f64)] = &[
+    ("activation", 1e-6),
+    ("conv2d", 2e-5), // 3×3 kernels go through a Winograd transform
+    ("elementwise", 1e-7),
+    ("layout", 0.0),
+    ("linear", 2e-6),
+    ("matmul", 2e-6),
+    ("normalize", 2e-6),
+    ("pooling", 1e-6),
+    ("resize", 1e-6),
+];
+
+/// Channel counts: one, few, a vector, one more, and those of the networks.
+const CHANNELS: [usize; 7] = [1, 3, 16, 17, 48, 52, 60];
+
+/// Every device that can run here, with its name.
+fn devices() -> &'static [(String, Device)] {
+    static DEVICES: OnceLock<Vec<(String, Device)>> = OnceLock::new();
+    DEVICES.get_or_init(|| {
+        let mut devices = Vec::new();
+        for isa in Isa::ALL {
+            if !Isa::available().any(|available| available == isa) {
+                println!("conformance: {isa} is skipped, this CPU lacks it");
+                continue;
+            }
+            for threads in [1, 3] {
+                let device = Device::cpu(Cpu::new(isa, threads)).expect("the CPU offers it");
+                devices.push((format!("{isa} x{threads}"), device));
+            }
+        }
+        devices
+    })
+}
+
+/// A tensor of `values` in every kind of layout: without gaps, with padded rows, and as a view into a wider one.
+fn layouts(device: &Device, values: &[f32], shape: &[usize]) -> Vec<Tensor> {
+    let contiguous = Tensor::from_slice(device, values, shape).unwrap();
+    let (last, outer) = shape.split_last().unwrap();
+    let wide = [outer, &[last + 5]].concat();
+    let rows: Vec<f32> = values.chunks(*last).flat_map(|row| [&[f32::NAN; 2], row, &[f32::NAN; 3]].concat()).collect();
+    let view = Tensor::from_slice(device, &rows, &wide).unwrap().narrow(shape.len() - 1, 2, *last).unwrap();
+    vec![contiguous.padded().unwrap(), contiguous, view]
+}
+
+/// Asserts that a result has the wanted shape and, within the operator's tolerance, the wanted values.
+fn check(op: &str, what: &str, found: Result<Tensor, Error>, shape: &[usize], wanted: &[f64]) {
+    let found = found.unwrap_or_else(|error| panic!("{op} {what}: {error}"));
+    assert_eq!(**found.shape(), *shape, "{op} {what}");
+    let tolerance = TOLERANCES.iter().find(|row| row.0 == op).expect("the operator has a tolerance").1;
+    let values = found.to_vec::<f32>().unwrap();
+    assert_eq!(values.len(), wanted.len(), "{op} {what}");
+    for (i, (&found, &wanted)) in values.iter().zip(wanted).enumerate() {
+        let error = (f64::from(found) - wanted).abs();
+        // Written so that NaN fails.
+        assert!(error <= tolerance * wanted.abs().max(1.0), "{op} {what}: element {i} is {found}, wanted {wanted}");
+    }
+}
+
+/// Values in `-scale..scale`.
+fn scaled_noise(len: usize, seed: u64, scale: f32) -> Vec<f32> {
+    noise(len, seed).into_iter().map(|value| value * scale).collect()
+}
+
+#[test]
+fn devices_beyond_the_cpu_are_refused() {
+    if Isa::detect() < Isa::Amx {
+        assert!(matches!(Device::cpu(Cpu::new(Isa::Amx, 1)), Err(Error::Isa { .. })));
+    }
+    assert!(!devices().is_empty());
+}
