@@ -23,7 +23,7 @@ Exit status: 0 done, 1 something failed (the rest is done), 2 wrong usage, 130 i
 
 /// Make generative and vision models small and fast, and run them
 #[derive(Debug, Parser)]
-#[command(name = "supple", version, after_help = EXAMPLES, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "supple", bin_name = "supple", version, after_help = EXAMPLES, max_term_width = 100, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,

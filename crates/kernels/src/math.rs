@@ -54,10 +54,7 @@ pub unsafe fn tanh<V: Simd>(x: V) -> V {
         // In this order, `max` and `min` hand a NaN on.
         let x = V::splat(9.0).min(V::splat(-9.0).max(x));
         let u = x.mul(x);
-        let p = polynomial(
-            u,
-            [-1.224_641_4e-11, 3.064_276_7e-8, 2.803_141_4e-5, 3.869_513_3e-3, 1.368_086_0e-1, 1.0],
-        );
+        let p = polynomial(u, [-1.224_641_4e-11, 3.064_276_7e-8, 2.803_141_4e-5, 3.869_513_3e-3, 1.368_086e-1, 1.0]);
         let q = polynomial(u, [1.289_042_2e-6, 3.940_722_4e-4, 2.725_017_6e-2, 4.701_419_2e-1, 1.0]);
         x.mul(p).div(q)
     }
@@ -76,14 +73,8 @@ pub unsafe fn gelu<V: Simd>(x: V) -> V {
     unsafe {
         let t = V::splat(5.5).min(V::splat(-5.5).max(x));
         let u = t.mul(t);
-        let p = polynomial(
-            u,
-            [4.586_353_4e-8, 1.260_303_5e-5, 3.291_290_8e-4, 9.302_850_8e-3, 6.691_599_6e-2, 7.978_845_2e-1],
-        );
-        let q = polynomial(
-            u,
-            [1.199_041e-6, 7.216_404_6e-5, 1.860_593_4e-3, 2.841_561_3e-2, 2.505_331_6e-1, 1.0],
-        );
+        let p = polynomial(u, [4.586_353_4e-8, 1.260_303_5e-5, 3.291_290_8e-4, 9.302_851e-3, 6.691_6e-2, 7.978_845e-1]);
+        let q = polynomial(u, [1.199_041e-6, 7.216_404_6e-5, 1.860_593_4e-3, 2.841_561_3e-2, 2.505_331_6e-1, 1.0]);
         let erf = t.mul(p).div(q);
         let half = x.mul(V::splat(0.5));
         half.mul_add(erf, half)
@@ -169,7 +160,10 @@ mod tests {
                     let error = (f64::from(y) - wanted).abs();
                     assert!(error <= tolerance * size, "{isa} gelu={is_gelu} at {x:e}: found {y:e}, wanted {wanted:e}");
                     if x.abs() < 1e-3 {
-                        assert!(error <= tolerance * wanted.abs() + 1e-44, "{isa} gelu={is_gelu} at {x:e}: found {y:e}");
+                        assert!(
+                            error <= tolerance * wanted.abs() + 1e-44,
+                            "{isa} gelu={is_gelu} at {x:e}: found {y:e}"
+                        );
                     }
                 }
             }

@@ -100,7 +100,7 @@ fn exif(orientation: u8, big_endian: bool) -> Vec<u8> {
 fn icc_and_exif_survive_where_the_format_holds_them() {
     for format in WRITABLE {
         let mut p = picture(20, 16, Color::Rgb, false, Depth::Eight);
-        let icc: Vec<u8> = (0..3000u32).map(|i| (i * i >> 3) as u8).collect();
+        let icc: Vec<u8> = (0..3000u32).map(|i| ((i * i) >> 3) as u8).collect();
         p.set_icc(Some(icc.clone()));
         p.set_exif(Some(exif(1, false)));
         let (data, notes) = bytes(&p, format);

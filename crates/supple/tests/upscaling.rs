@@ -92,9 +92,10 @@ fn wrapped_pictures_tile_without_a_seam() {
         blur(options).upscale(&Picture::from_gray8(w, h, v).unwrap()).unwrap().samples8().unwrap().to_vec()
     };
     let (plain, moved) = (run(samples), run(shifted));
-    for i in 0..4 * w * h {
+    assert_eq!(moved.len(), 4 * w * h);
+    for (i, &sample) in moved.iter().enumerate() {
         let (x, y) = (i % (2 * w), i / (2 * w));
-        assert_eq!(moved[i], plain[(y + 8) % (2 * h) * 2 * w + (x + 16) % (2 * w)]);
+        assert_eq!(sample, plain[(y + 8) % (2 * h) * 2 * w + (x + 16) % (2 * w)]);
     }
 }
 

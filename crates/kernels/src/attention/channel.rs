@@ -41,7 +41,7 @@ pub fn channel_attention(
     scratch: &mut [f32],
 ) {
     assert!(isa <= Isa::detect(), "attention: this CPU lacks {isa}");
-    assert!(channels > 0 && stride >= channels && stride % lanes(isa) == 0, "attention: stride {stride}");
+    assert!(channels > 0 && stride >= channels && stride.is_multiple_of(lanes(isa)), "attention: stride {stride}");
     assert!(qkv.len() >= positions * 3 * stride, "attention: qkv is {} floats", qkv.len());
     assert!(out.len() >= positions * stride, "attention: out is {} floats", out.len());
     assert!(scratch.len() >= channel_attention_scratch(channels, stride), "attention: scratch");
@@ -306,7 +306,12 @@ mod tests {
                 let tolerance = 2e-6 * temperature.abs().max(1.0);
                 for (found, wanted) in out.chunks_exact(stride).zip(wanted.chunks_exact(channels)) {
                     let wanted: Vec<f32> = wanted.iter().map(|&w| w as f32).collect();
-                    close(&found[..channels], &wanted, tolerance, &format!("{isa} {positions}x{channels} {temperature}"));
+                    close(
+                        &found[..channels],
+                        &wanted,
+                        tolerance,
+                        &format!("{isa} {positions}x{channels} {temperature}"),
+                    );
                     assert!(found[..channels.next_multiple_of(lanes(isa))].iter().all(|f| f.is_finite()));
                 }
             }

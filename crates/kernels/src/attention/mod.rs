@@ -13,4 +13,4 @@ mod pieces;
 pub use channel::{channel_attention, channel_attention_reference, channel_attention_scratch};
 pub use gate::GatedDepthwise;
 pub use normalise::{Normalisation, multiply};
-pub use pieces::{for_each_patch, for_each_tile};
+pub use pieces::{TileTask, for_each_patch, for_each_tile};

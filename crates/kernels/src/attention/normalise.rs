@@ -108,7 +108,7 @@ impl Work {
 /// If the lengths differ or are no multiple of the vector length.
 pub fn multiply(isa: Isa, values: &mut [f32], factors: &[f32]) {
     assert!(isa <= Isa::detect(), "product: this CPU lacks {isa}");
-    assert!(values.len() == factors.len() && values.len() % lanes(isa) == 0, "product: lengths");
+    assert!(values.len() == factors.len() && values.len().is_multiple_of(lanes(isa)), "product: lengths");
     // SAFETY: the CPU has the instruction set, and the lengths were checked just now.
     unsafe { dispatch(isa, Multiply { values, factors }) }
 }

@@ -23,7 +23,10 @@ pub fn for_each_patch(
     task: &(dyn Fn(&mut [f32], &mut [f32]) + Sync),
 ) {
     let (width, stride) = (input.width(), input.stride());
-    assert!(side > 0 && width % side == 0 && rows.len() % side == 0, "patches: {width} columns, rows {rows:?}");
+    assert!(
+        side > 0 && width.is_multiple_of(side) && rows.len().is_multiple_of(side),
+        "patches: {width} columns, rows {rows:?}"
+    );
     assert!(out.width() == width && out.stride() == stride, "patches: output shape");
     assert!(rows.len() <= out.capacity() && rows.len() <= input.capacity(), "patches: rows {rows:?}");
     let per_thread = scratch.len() / cpu.threads();
@@ -49,6 +52,9 @@ pub fn for_each_patch(
     });
 }
 
+/// What [`for_each_tile`] calls with `(y, columns, outputs, scratch)`.
+pub type TileTask<'a, const N: usize> = dyn Fn(usize, Range<usize>, [&mut [f32]; N], &mut [f32]) + Sync + 'a;
+
 /// Calls `task(y, columns, outputs, scratch)` for strips of at most `columns` pixels of each row in `rows`, in parallel.
 ///
 /// `outputs[i]` is the strip's part of `out[i]`: `columns.len() · stride` floats. `scratch` is divided equally between
@@ -62,7 +68,7 @@ pub fn for_each_tile<const N: usize>(
     rows: Range<usize>,
     out: [&mut RowsMut<'_>; N],
     scratch: &mut [f32],
-    task: &(dyn Fn(usize, Range<usize>, [&mut [f32]; N], &mut [f32]) + Sync),
+    task: &TileTask<'_, N>,
 ) {
     let Some(width) = out.first().map(|o| o.width()) else { return };
     assert!(columns > 0 && out.iter().all(|o| o.width() == width && rows.len() <= o.capacity()), "tiles: output shape");
@@ -71,7 +77,8 @@ pub fn for_each_tile<const N: usize>(
     let out = out.map(|o| (o.capacity(), o.stride(), SendPtr(o.as_mut_ptr())));
     let across = width.div_ceil(columns);
     cpu.pool.run(across * rows.len(), &|i, worker| {
-        let (y, start) = (rows.start + i / across, i % across * columns);
+        // Down before across: steps that look up and down find most of their input in the cache.
+        let (y, start) = (rows.start + i % rows.len(), i / rows.len() * columns);
         let strip = start..(start + columns).min(width);
         // SAFETY: a thread's own part of `scratch`, which outlives `run`.
         let scratch = unsafe { std::slice::from_raw_parts_mut(scratch.get().add(worker * per_thread), per_thread) };

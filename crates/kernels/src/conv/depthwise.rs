@@ -8,8 +8,8 @@
 //! | input | rows of `width` pixels, `channels` rounded up to whole vectors, or more, floats each |
 //! | output | the same |
 //!
-//! Pixels outside the picture count as zero. A tile of up to sixteen neighbouring pixels of one vector of channels stays
-//! in registers while the taps pass, so a weight is loaded once for all of them. Pixels whose filter crosses the left or
+//! Pixels outside the picture count as zero. A tile of up to sixteen pixels of one vector of channels, a dilation apart,
+//! stays in registers while the taps pass, so a weight is loaded once for all of them. Pixels whose filter crosses the left or
 //! the right edge are done one at a time, several vectors together. Either way a sum starts with the bias and takes its
 //! taps in the same order, so results do not depend on the split into tiles.
 
@@ -21,7 +21,7 @@ use std::ops::Range;
 /// Longest side of a kernel.
 pub const MAX_KERNEL: usize = 32;
 /// Columns of a parallel task.
-const COLUMNS: usize = 64;
+const COLUMNS: usize = 48;
 
 /// The weights of a depthwise convolution, packed for one instruction set.
 #[derive(Clone, Debug)]
@@ -107,7 +107,8 @@ impl PackedDepthwise {
         let out = Out::new(out);
         let chunks = width.div_ceil(COLUMNS);
         cpu.pool.run(rows.len() * chunks, &|task, _| {
-            let (y, start) = (rows.start + task / chunks, task % chunks * COLUMNS);
+            // Down before across: neighbouring rows share most of their input.
+            let (y, start) = (rows.start + task % rows.len(), task / rows.len() * COLUMNS);
             let columns = start..(start + COLUMNS).min(width);
             let (residual, residual_stride) = match &residual {
                 // In bounds: the row holds `width` pixels.
@@ -115,7 +116,17 @@ impl PackedDepthwise {
                 None => (std::ptr::null(), 0),
             };
             let to = out.pixel(y, start);
-            let strip = Strip { of: self, input, height, y, columns, out: to, out_stride: out.stride, residual, residual_stride };
+            let strip = Strip {
+                of: self,
+                input,
+                height,
+                y,
+                columns,
+                out: to,
+                out_stride: out.stride,
+                residual,
+                residual_stride,
+            };
             // SAFETY: packed for this instruction set; strips write disjoint pixels of the output; shapes were checked.
             unsafe { dispatch(self.isa, strip) }
         });
@@ -193,12 +204,13 @@ impl Kernel for Strip<'_> {
                 Some(_) => break,
             }
         }
-        // Compiled with a constant stride where it is the usual one: the addresses of a tile are then constants too.
+        // Compiled with constant distances where they are usual ones: the addresses of a tile are then constants too.
         // SAFETY: the caller's promise.
         unsafe {
-            match self.input.stride() {
-                64 => self.pixels::<V>(&taps, 64),
-                stride => self.pixels::<V>(&taps, stride),
+            match (self.input.stride(), self.of.dilation[1]) {
+                (64, 1) => self.pixels::<V>(&taps, 64, 1),
+                (64, 3) => self.pixels::<V>(&taps, 64, 3),
+                (stride, dilation) => self.pixels::<V>(&taps, stride, dilation),
             }
         }
     }
@@ -206,7 +218,7 @@ impl Kernel for Strip<'_> {
 
 impl Strip<'_> {
     #[inline(always)]
-    unsafe fn pixels<V: Simd>(&self, taps: &Taps, stride: usize) {
+    unsafe fn pixels<V: Simd>(&self, taps: &Taps, stride: usize, dilation: usize) {
         let Range { start, end } = self.columns;
         let pad = self.of.padding[1];
         // Pixels whose filter lies within the row.
@@ -228,31 +240,44 @@ impl Strip<'_> {
             }
             for v in 0..vectors {
                 let mut x = inner_start;
-                while V::REGISTERS >= 32 && x + 16 <= inner_end {
-                    self.tile::<V, 16>(taps, stride, x, v);
-                    x += 16;
+                if V::REGISTERS >= 32 {
+                    x = self.tiles::<V, 16>(taps, stride, dilation, x..inner_end, v);
                 }
-                while x + 8 <= inner_end {
-                    self.tile::<V, 8>(taps, stride, x, v);
-                    x += 8;
-                }
-                while x + 2 <= inner_end {
-                    self.tile::<V, 2>(taps, stride, x, v);
-                    x += 2;
-                }
-                while x < inner_end {
-                    self.tile::<V, 1>(taps, stride, x, v);
-                    x += 1;
+                x = self.tiles::<V, 8>(taps, stride, dilation, x..inner_end, v);
+                x = self.tiles::<V, 4>(taps, stride, dilation, x..inner_end, v);
+                for x in x..inner_end {
+                    self.tile::<V, 1>(taps, stride, dilation, x, v);
                 }
             }
         }
     }
 
-    /// `P` pixels from `x` on, vector `v`, none near an edge.
+    /// Vector `v` of as many of `columns` as fill tiles of `P` pixels; where the rest starts.
     #[inline(always)]
-    unsafe fn tile<V: Simd, const P: usize>(&self, taps: &Taps, stride: usize, x: usize, v: usize) {
+    unsafe fn tiles<V: Simd, const P: usize>(
+        &self,
+        taps: &Taps,
+        stride: usize,
+        dilation: usize,
+        columns: Range<usize>,
+        v: usize,
+    ) -> usize {
+        let mut x = columns.start;
+        while x + P * dilation <= columns.end {
+            for phase in 0..dilation {
+                // SAFETY: the tile's pixels lie in `columns`.
+                unsafe { self.tile::<V, P>(taps, stride, dilation, x + phase, v) };
+            }
+            x += P * dilation;
+        }
+        x
+    }
+
+    /// `P` pixels from `x` on, a dilation apart so that they share inputs; vector `v`; none near an edge.
+    #[inline(always)]
+    unsafe fn tile<V: Simd, const P: usize>(&self, taps: &Taps, stride: usize, dilation: usize, x: usize, v: usize) {
         let [height, width] = self.of.kernel;
-        let step = self.of.dilation[1] * stride;
+        let step = dilation * stride;
         // SAFETY: all taps lie within the rows, and weights and bias hold `v`.
         unsafe {
             let mut sums = [V::load(self.of.bias.as_ptr().add(v * V::LANES)); P];
@@ -263,13 +288,13 @@ impl Strip<'_> {
                     let w = V::load(weight);
                     weight = weight.add(V::LANES);
                     for (p, sum) in sums.iter_mut().enumerate() {
-                        *sum = V::load(from.add(p * stride)).mul_add(w, *sum);
+                        *sum = V::load(from.add(p * step)).mul_add(w, *sum);
                     }
                     from = from.add(step);
                 }
             }
             for (p, &sum) in sums.iter().enumerate() {
-                self.store(x + p, v, sum);
+                self.store(x + p * dilation, v, sum);
             }
         }
     }
@@ -355,8 +380,9 @@ mod tests {
             let add = Rows::new(&residual, height, width, stride);
             packed.run(&Cpu::new(isa, 2), rows, height, &mut to, 0..height, Some(add));
             for (i, pixel) in out.chunks_exact(stride).enumerate() {
-                let wanted: Vec<f32> =
-                    (0..channels).map(|c| (wanted[i * channels + c] + f64::from(residual[i * stride + c])) as f32).collect();
+                let wanted: Vec<f32> = (0..channels)
+                    .map(|c| (wanted[i * channels + c] + f64::from(residual[i * stride + c])) as f32)
+                    .collect();
                 close(&pixel[..channels], &wanted, 2e-5, &what);
             }
 
@@ -377,7 +403,11 @@ mod tests {
                     let mut strip = vec![f32::NAN; columns.len() * stride];
                     packed.strip(rows, height, y, columns.clone(), &mut strip, stride);
                     for (found, x) in strip.chunks_exact(stride).zip(columns) {
-                        assert_eq!(found[..channels], whole[(y * width + x) * stride..][..channels], "{what} at {x}, {y}");
+                        assert_eq!(
+                            found[..channels],
+                            whole[(y * width + x) * stride..][..channels],
+                            "{what} at {x}, {y}"
+                        );
                     }
                     x += len;
                     if x >= width {

@@ -112,7 +112,8 @@ impl SuperResolution for Ditn {
         };
         let inner = |l: &InnerPatchLayer| feed_forward(&l.feed_forward) + fused + 6 * c * c;
         let spatial = |l: &SpatialLayer| feed_forward(&l.feed_forward) + fused + 4 * c * c + (25 + 49) * c;
-        let units = self.units.iter().map(|u| u.inner.iter().map(inner).chain(u.spatial.iter().map(spatial)).sum::<u64>());
+        let units =
+            self.units.iter().map(|u| u.inner.iter().map(inner).chain(u.spatial.iter().map(spatial)).sum::<u64>());
         pixels * (27 * c + 9 * c * c + 27 * c * s * s + units.sum::<u64>())
     }
 

@@ -14,7 +14,7 @@ const STEP_PIXELS: usize = 2048;
 /// Most patch rows of a step.
 const MAX_STEP_PATCHES: usize = 8;
 /// Pixels of a task on the whole map.
-const TILE: usize = 32;
+const TILE: usize = 48;
 
 /// The rolling windows of one spatial-aware layer; `T` is a window, or nothing where only sizes are counted.
 struct SpatialRows<T> {

@@ -73,8 +73,8 @@ mod tests {
     }
 
     #[test]
-    fn a_ramp_halves_as_matlab_does() {
-        // imresize(uint8(0:10:70), 0.5, 'bicubic'), from srlib.py's im8.
+    fn a_ramp_halves_as_the_reference_script_says() {
+        // The formulas of srlib.py's `taps` and `im8`, worked out in plain Python.
         let ramp: Vec<u8> = (0..8).map(|v| v * 10).collect();
         let (out, w, _) = imresize(&ramp, 8, 1, 1, 0.5);
         assert_eq!((w, out.len()), (4, 4));

@@ -10,8 +10,9 @@ pub struct UpscalerOptions {
     pub precision: Precision,
     /// Threads; all that the machine offers if not given.
     pub threads: Option<usize>,
-    /// Bytes that pictures and network together may take; a quarter of the machine's memory if not given. The pictures
-    /// themselves cannot be made smaller: what they leave decides how wide a strip the network sees at a time.
+    /// Bytes that pictures and network together may take; if not given a quarter of the machine's memory, but no more
+    /// than 1.4 GiB unless the pictures need it. The pictures themselves cannot be made smaller: what they leave, at
+    /// least 128 MiB, decides how wide a strip the network sees at a time.
     pub max_memory: Option<u64>,
     /// Width in pixels of the strips that the network sees, instead of what `max_memory` would give; at least 32.
     pub tile: Option<usize>,

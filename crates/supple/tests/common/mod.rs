@@ -73,7 +73,7 @@ impl SuperResolution for Nearest {
 impl SuperResolution for Blur {
     constants!("blur", |s: &Self| s.0, 5, 3, 4);
     fn run(&self, _: &Cpu, window: &Window, source: &mut Source<'_>, sink: &mut Sink<'_>) -> Result<(), Error> {
-        assert!(window.columns.start % 4 == 0 && window.columns.end <= window.width);
+        assert!(window.columns.start.is_multiple_of(4) && window.columns.end <= window.width);
         assert!(window.columns_len() >= 5 && window.height >= 5);
         let rows = read(window, source);
         let clamp = |i: usize, d: usize, r: usize, n: usize| (i + d).saturating_sub(r).min(n - 1);

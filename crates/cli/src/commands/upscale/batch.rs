@@ -3,13 +3,13 @@
 //! nothing runs ahead of it.
 
 use super::Networks;
-use super::inputs::{Source, Unreadable};
+use super::inputs::Source;
 use super::outputs::{Job, Target};
 use super::progress::Display;
+use super::records::{Record, State, Written};
 use crate::report::{self, Problem};
 use crate::{interrupt, size};
 use anyhow::Context as _;
-use serde::Serialize;
 use std::fs::File;
 use std::io::{self, Cursor, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,61 +18,6 @@ use std::sync::{Mutex, mpsc};
 use std::time::Instant;
 use supple::picture::{self, Decoded, EncodeOptions, Limits, Picture};
 use supple::{Error, enlarge};
-
-/// What became of one picture.
-#[derive(Debug)]
-pub struct Record {
-    input: String,
-    output: Option<String>,
-    state: State,
-}
-
-#[derive(Debug)]
-enum State {
-    NotStarted,
-    /// Begun when the batch was interrupted.
-    Dropped,
-    Failed(anyhow::Error),
-    Written(Written),
-}
-
-#[derive(Debug, Serialize)]
-struct Written {
-    width: usize,
-    height: usize,
-    output_width: usize,
-    output_height: usize,
-    seconds: f64,
-    notes: Vec<String>,
-}
-
-impl Record {
-    /// An argument or folder that holds no picture.
-    pub fn unreadable(what: Unreadable) -> Record {
-        Record { state: State::Failed(what.error()), input: what.name, output: None }
-    }
-
-    /// Whether it failed.
-    pub fn has_failed(&self) -> bool {
-        matches!(self.state, State::Failed(_))
-    }
-
-    /// Whether it was neither written nor failed.
-    pub fn is_open(&self) -> bool {
-        matches!(self.state, State::NotStarted | State::Dropped)
-    }
-}
-
-impl Unreadable {
-    /// As an error.
-    pub fn error(&self) -> anyhow::Error {
-        let problem = Problem::failed(format!("{}: {}", self.name, self.message));
-        match &self.hint {
-            Some(hint) => problem.hint(hint.clone()).into(),
-            None => problem.into(),
-        }
-    }
-}
 
 /// Pictures to work on, and how.
 pub struct Batch<'a> {
@@ -147,7 +92,7 @@ impl Batch<'_> {
                 }
             };
             let mut writing = false;
-            for (index, job) in self.jobs.iter().enumerate() {
+            for index in 0..self.jobs.len() {
                 if interrupt::asked() {
                     break;
                 }
@@ -171,7 +116,7 @@ impl Batch<'_> {
                     let _ = written.recv();
                     writing = false;
                 }
-                match guard(|| self.enlarge(job, &decoded)) {
+                match guard(|| self.enlarge(index, &decoded)) {
                     Ok(picture) => {
                         let input_size = (input.width(), input.height());
                         if writing {
@@ -216,12 +161,13 @@ impl Batch<'_> {
         Ok(picture::decode(&bytes, &name, &self.limits)?)
     }
 
-    fn enlarge(&self, job: &Job, decoded: &Decoded) -> anyhow::Result<Picture> {
+    fn enlarge(&self, index: usize, decoded: &Decoded) -> anyhow::Result<Picture> {
+        let job = &self.jobs[index];
         if let Target::File(path) = &job.target {
             check_writable(path)?;
         }
         let picture = &decoded.picture;
-        self.display.begin(&job.source.name());
+        self.display.begin(index, &job.source.name());
         let network = |scale: usize| {
             let known = self.networks.loaded.get(&scale).cloned();
             known.ok_or_else(|| Error::BadOption(format!("no network of scale {scale} was loaded")))
@@ -290,76 +236,4 @@ fn read_up_to(reader: impl Read, limit: u64) -> io::Result<Vec<u8>> {
 fn guard<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let panicked = |_| Err(Problem::failed("internal error").hint("this is a bug in supple, please report it").into());
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(panicked)
-}
-
-/// Prints how the batch went, failures with what to do about them last.
-pub fn summary(records: &[Record], earlier: usize, seconds: f64, interrupted: bool, display: &Display) {
-    let count = |is: fn(&Record) -> bool| records.iter().filter(|record| is(record)).count();
-    let mut parts = vec![format!("{} written", count(|r| matches!(r.state, State::Written(_))))];
-    for (number, what) in [
-        (count(Record::has_failed), "failed"),
-        (count(|r| matches!(r.state, State::Dropped)), "dropped"),
-        (count(|r| matches!(r.state, State::NotStarted)), "not started"),
-    ] {
-        if number > 0 {
-            parts.push(format!("{number} {what}"));
-        }
-    }
-    parts.push(size::seconds(seconds));
-    if earlier > 0 {
-        let results = if earlier == 1 { "result" } else { "results" };
-        display.note(&format!("left out: {earlier} {results} of earlier runs"));
-    }
-    if interrupted {
-        display.error(&format!("interrupted: {}", parts.join(", ")));
-    } else if records.len() > 1 {
-        display.note(&format!("{} pictures: {}", records.len(), parts.join(", ")));
-    }
-    let mut hints = Vec::new();
-    for record in records {
-        let State::Failed(error) = &record.state else { continue };
-        display.error(&format!("error: {}", report::message(error)));
-        // Most failures of a batch have the same remedy.
-        hints.extend(report::hint(error).filter(|hint| !hints.contains(hint)));
-    }
-    for hint in hints {
-        display.error(&format!("hint: {hint}"));
-    }
-}
-
-/// The batch as JSON.
-pub fn json(records: &[Record], networks: &Networks, seconds: f64, interrupted: bool) -> serde_json::Value {
-    let files = records.iter().map(|record| {
-        let mut file = match &record.state {
-            State::Written(written) => serde_json::json!(written),
-            State::Failed(error) => {
-                serde_json::json!({ "error": report::message(error), "hint": report::hint(error) })
-            }
-            State::Dropped | State::NotStarted => serde_json::json!({}),
-        };
-        file["input"] = record.input.clone().into();
-        file["output"] = record.output.clone().into();
-        file["state"] = match &record.state {
-            State::Written(_) => "written",
-            State::Failed(_) => "failed",
-            State::Dropped => "dropped",
-            State::NotStarted => "not started",
-        }
-        .into();
-        file
-    });
-    let files: Vec<_> = files.collect();
-    let count = |state: &str| files.iter().filter(|file| file["state"] == state).count();
-    let cpu = networks.loaded.values().next().map(|upscaler| upscaler.cpu());
-    serde_json::json!({
-        "written": count("written"),
-        "failed": count("failed"),
-        "interrupted": interrupted,
-        "seconds": seconds,
-        "scale": networks.scale,
-        "models": networks.names,
-        "isa": cpu.map(|cpu| cpu.isa.name()),
-        "threads": cpu.map(supple::Cpu::threads),
-        "files": files,
-    })
 }

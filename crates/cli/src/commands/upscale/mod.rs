@@ -1,19 +1,22 @@
-//! `supple upscale`: which pictures (`inputs`), where results go (`outputs`), the work (`batch`), and what is seen of it
-//! (`progress`).
+//! `supple upscale`: which pictures (`inputs`), where results go (`outputs`), the work (`batch`), what became of
+//! each (`records`), and what is seen of it (`progress`).
 
 mod args;
 mod batch;
 mod inputs;
 mod outputs;
 mod progress;
+mod records;
 
 pub use args::{Args, Compute};
 
 use crate::report::{Exit, Problem, show, show_json};
-use batch::{Batch, Record};
+use batch::Batch;
 use outputs::{Naming, Target};
 use progress::Display;
+use records::Record;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Instant;
@@ -48,9 +51,9 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
 
     let seconds = start.elapsed().as_secs_f64();
     let interrupted = crate::interrupt::asked() && records.iter().any(|record| record.is_open());
-    batch::summary(&records, plan.earlier.len(), seconds, interrupted, &display);
+    records::summary(&records, plan.earlier.len(), seconds, interrupted, &display);
     if args.json {
-        show_json(&batch::json(&records, &networks, seconds, interrupted))?;
+        show_json(&records::json(&records, &networks, seconds, interrupted))?;
     }
     Ok(match (interrupted, records.iter().any(Record::has_failed)) {
         (true, _) => Exit::Interrupted,
@@ -91,8 +94,8 @@ impl Networks {
         let available = models::BUNDLED_SCALES.to_vec();
         let mut networks = Networks { scale, available, loaded: BTreeMap::new(), names: vec![] };
         for step in ScalePlan::new(scale, &networks.available)?.steps {
-            if !networks.loaded.contains_key(&step) {
-                networks.loaded.insert(step, Upscaler::bundled_with(step, options.clone())?);
+            if let Entry::Vacant(place) = networks.loaded.entry(step) {
+                place.insert(Upscaler::bundled_with(step, options.clone())?);
                 networks.names.push(format!("rlfn_s_x{step}"));
             }
         }

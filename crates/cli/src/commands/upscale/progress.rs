@@ -5,16 +5,14 @@ use crate::report::say;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::fmt::Write as _;
 use std::io::IsTerminal;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// The display of one batch.
 pub struct Display {
     quiet: bool,
     bar: ProgressBar,
-    /// Number of pictures in the batch, and of those begun.
+    /// Number of pictures in the batch.
     total: usize,
-    begun: AtomicUsize,
 }
 
 impl Display {
@@ -25,13 +23,12 @@ impl Display {
             bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
         }
         bar.set_style(style());
-        Display { quiet, bar, total, begun: AtomicUsize::new(0) }
+        Display { quiet, bar, total }
     }
 
-    /// This picture is now in work.
-    pub fn begin(&self, name: &str) {
-        let begun = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
-        let count = if self.total > 1 { format!("[{begun}/{}] ", self.total) } else { String::new() };
+    /// The picture number `index` is now in work.
+    pub fn begin(&self, index: usize, name: &str) {
+        let count = if self.total > 1 { format!("[{}/{}] ", index + 1, self.total) } else { String::new() };
         self.bar.set_length(0);
         self.bar.reset();
         self.bar.set_message(format!("{count}{name}"));
@@ -62,17 +59,20 @@ impl Display {
 }
 
 fn style() -> ProgressStyle {
+    // Means since the picture was begun: a network gets through its rows evenly, and short pictures leave no time for
+    // a moving estimate to settle.
     let rate = |state: &ProgressState, w: &mut dyn std::fmt::Write| {
-        let _ = write!(w, "{:.2} Mpixel/s", state.per_sec() / 1e6);
+        let per_second = state.pos() as f64 / state.elapsed().as_secs_f64().max(1e-6);
+        let _ = write!(w, "{:.3} Mpixel/s", per_second / 1e6);
     };
     let left = |state: &ProgressState, w: &mut dyn std::fmt::Write| {
-        // Before the first report there is nothing to estimate from.
+        let part = f64::from(state.fraction());
         let _ = match state.pos() {
             0 => write!(w, "--:--"),
-            _ => write!(w, "{}", clock(state.eta())),
+            _ => write!(w, "{}", clock(state.elapsed().mul_f64((1.0 - part) / part.max(1e-6)))),
         };
     };
-    ProgressStyle::with_template("{wide_msg} {bar:24} {percent:>3}%  {left} left  {rate}")
+    ProgressStyle::with_template("{wide_msg} {bar:16} {percent:>3}%  {left} left  {rate}")
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .with_key("rate", rate)
         .with_key("left", left)
