@@ -1,5 +1,6 @@
 //! Finding out which network a checkpoint holds.
 
+use crate::ditn::{self, Ditn};
 use crate::rlfn::{self, Rlfn};
 use crate::{Error, Precision, SuperResolution};
 use supple_tensor::Cpu;
@@ -12,6 +13,9 @@ use supple_weights::Weights;
 pub fn load(cpu: &Cpu, weights: &Weights, precision: Precision) -> Result<Box<dyn SuperResolution>, Error> {
     if rlfn::recognises(weights) {
         return Ok(Box::new(Rlfn::load(cpu, weights, precision)?));
+    }
+    if ditn::recognises(weights) {
+        return Ok(Box::new(Ditn::load(cpu, weights)?));
     }
     let names: Vec<&str> = weights.names().take(3).collect();
     let found = if names.is_empty() { "no tensors".to_owned() } else { format!("tensors such as {}", names.join(", ")) };

@@ -27,7 +27,7 @@ use crate::{Cpu, Isa, Rows, RowsMut};
 use im2col::Im2col;
 pub use reference::conv2d_reference;
 use std::ops::Range;
-pub use winograd::Tile;
+pub use winograd::Numerics;
 use winograd::Winograd;
 
 /// What kind of convolution.
@@ -107,18 +107,24 @@ impl PackedConv {
     /// # Panics
     /// If the shape is not valid or a slice has another length than the shape says.
     pub fn pack(isa: Isa, shape: &ConvShape, weights: &[f32], bias: Option<&[f32]>) -> PackedConv {
-        PackedConv::pack_tiled(isa, Tile::Four, shape, weights, bias)
+        PackedConv::pack_with(isa, Numerics::Strict, shape, weights, bias)
     }
 
-    /// [`pack`](Self::pack) with a choice of tile for those convolutions that are computed by Winograd's method.
+    /// [`pack`](Self::pack) with a choice of numerics for those convolutions that are computed by Winograd's method.
     ///
     /// # Panics
     /// As [`pack`](Self::pack).
-    pub fn pack_tiled(isa: Isa, tile: Tile, shape: &ConvShape, weights: &[f32], bias: Option<&[f32]>) -> PackedConv {
+    pub fn pack_with(
+        isa: Isa,
+        numerics: Numerics,
+        shape: &ConvShape,
+        weights: &[f32],
+        bias: Option<&[f32]>,
+    ) -> PackedConv {
         let dense = shape.stride == [1; 2] && shape.dilation == [1; 2] && shape.groups == 1;
         if dense && shape.kernel == [3; 2] && shape.padding == [1; 2] && shape.in_channels >= 8 {
             check_arguments(shape, weights, bias);
-            return PackedConv { shape: *shape, way: Way::Winograd(Winograd::pack(isa, tile, shape, weights, bias)) };
+            return PackedConv { shape: *shape, way: Way::Winograd(Winograd::pack(isa, numerics, shape, weights, bias)) };
         }
         PackedConv::pack_direct(isa, shape, weights, bias)
     }
@@ -151,7 +157,7 @@ impl PackedConv {
     /// on a step waste nothing.
     pub fn row_step(&self) -> usize {
         match &self.way {
-            Way::Winograd(w) => w.tile().side(),
+            Way::Winograd(w) => w.numerics().tile_side(),
             Way::Im2col(_) => 1,
         }
     }

@@ -12,31 +12,33 @@ mod transform;
 use super::{ConvShape, Job, pad_bias};
 use crate::gemm::{PackedMatrix, Product};
 use crate::pool::SendPtr;
-use crate::simd::{Kernel, Simd, dispatch, lanes};
+use crate::simd::{Kernel, MAX_LANES, Simd, dispatch, dispatch_bf16, lanes};
 use crate::{AlignedBuf, Cpu, Isa};
 use std::mem::MaybeUninit;
 use transform::{F4, F6, Transform};
 
 /// Floats between the planes of two points, beyond the plane itself, so that planes do not share cache sets.
 const SKEW: usize = 16;
-/// Longest vector.
-const MAX_LANES: usize = 16;
 
-/// Side of an output tile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tile {
-    /// 4×4: rounds no worse than the direct form.
-    Four,
-    /// 6×6: a fifth fewer multiplications, rounds three times as much.
-    Six,
+/// How 3×3 convolutions round; sums are `f32` always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Numerics {
+    /// No worse than the direct form in `f32`: tiles of 4×4.
+    #[default]
+    Strict,
+    /// Three times that, for a fifth fewer multiplications: tiles of 6×6.
+    Relaxed,
+    /// Tiles of 4×4 whose transformed inputs and weights are rounded to bf16. Worth it where the CPU multiplies bf16 faster
+    /// than `f32`, see [`has_bf16`](crate::simd::has_bf16). (Tiles of 6×6 would be a twentieth faster and err twice as much.)
+    Bf16,
 }
 
-impl Tile {
-    /// In pixels.
-    pub fn side(self) -> usize {
+impl Numerics {
+    /// Side of a tile of output, in pixels.
+    pub fn tile_side(self) -> usize {
         match self {
-            Tile::Four => 4,
-            Tile::Six => 6,
+            Numerics::Strict | Numerics::Bf16 => 4,
+            Numerics::Relaxed => 6,
         }
     }
 }
@@ -45,7 +47,7 @@ impl Tile {
 #[derive(Clone, Debug)]
 pub(super) struct Winograd {
     isa: Isa,
-    tile: Tile,
+    numerics: Numerics,
     /// `U`, one matrix `in × out` for each point.
     points: Vec<PackedMatrix>,
     bias: AlignedBuf,
@@ -55,16 +57,22 @@ pub(super) struct Winograd {
 }
 
 impl Winograd {
-    pub(super) fn pack(isa: Isa, tile: Tile, shape: &ConvShape, weights: &[f32], bias: Option<&[f32]>) -> Winograd {
-        match tile {
-            Tile::Four => Winograd::pack_with::<F4, 4, 6>(isa, tile, shape, weights, bias),
-            Tile::Six => Winograd::pack_with::<F6, 6, 8>(isa, tile, shape, weights, bias),
+    pub(super) fn pack(
+        isa: Isa,
+        numerics: Numerics,
+        shape: &ConvShape,
+        weights: &[f32],
+        bias: Option<&[f32]>,
+    ) -> Winograd {
+        match numerics.tile_side() {
+            4 => Winograd::pack_with::<F4, 4, 6>(isa, numerics, shape, weights, bias),
+            _ => Winograd::pack_with::<F6, 6, 8>(isa, numerics, shape, weights, bias),
         }
     }
 
     fn pack_with<T: Transform<OUT, IN>, const OUT: usize, const IN: usize>(
         isa: Isa,
-        tile: Tile,
+        numerics: Numerics,
         shape: &ConvShape,
         weights: &[f32],
         bias: Option<&[f32]>,
@@ -88,14 +96,18 @@ impl Winograd {
                 }
             }
         }
-        let points = (0..IN * IN)
-            .map(|p| PackedMatrix::pack(isa, cin, cout, |c, o| u[(p * cin + c) * cout + o]))
-            .collect();
+        let points = (0..IN * IN).map(|p| {
+            let element = |c: usize, o: usize| u[(p * cin + c) * cout + o];
+            match numerics {
+                Numerics::Bf16 => PackedMatrix::pack_bf16(isa, cin, cout, element),
+                _ => PackedMatrix::pack(isa, cin, cout, element),
+            }
+        });
         let vector = lanes(isa);
         Winograd {
             isa,
-            tile,
-            points,
+            numerics,
+            points: points.collect(),
             bias: pad_bias(isa, cout, bias),
             padded_in: cin.next_multiple_of(vector),
             padded_out: cout.next_multiple_of(vector),
@@ -111,16 +123,15 @@ impl Winograd {
         self.padded_in
     }
 
-    /// Side of an output tile.
-    pub(super) fn tile(&self) -> Tile {
-        self.tile
+    pub(super) fn numerics(&self) -> Numerics {
+        self.numerics
     }
 
     /// Tiles that a thread transforms before it multiplies.
     fn block(&self) -> usize {
-        match self.tile {
-            Tile::Four => F4::BLOCK,
-            Tile::Six => F6::BLOCK,
+        match self.numerics.tile_side() {
+            4 => F4::BLOCK,
+            _ => F6::BLOCK,
         }
     }
 
@@ -129,7 +140,7 @@ impl Winograd {
     }
 
     pub(super) fn run(&self, cpu: &Cpu, job: &Job<'_>, scratch: &mut [f32]) {
-        let (side, block) = (self.tile.side(), self.block());
+        let (side, block) = (self.numerics.tile_side(), self.block());
         let tiles = job.out.width.div_ceil(side);
         let blocks = tiles.div_ceil(block);
         let first = job.rows.start / side;
@@ -150,9 +161,10 @@ impl Winograd {
             // SAFETY: the weights were packed for this instruction set. Blocks write disjoint pixels of the output, and
             // workers use disjoint scratch.
             unsafe {
-                match self.tile {
-                    Tile::Four => dispatch(self.isa, Four(work)),
-                    Tile::Six => dispatch(self.isa, Six(work)),
+                match self.numerics {
+                    Numerics::Strict => dispatch(self.isa, Strict(work)),
+                    Numerics::Relaxed => dispatch(self.isa, Relaxed(work)),
+                    Numerics::Bf16 => dispatch_bf16(self.isa, Bf16(work)),
                 }
             }
         });
@@ -171,45 +183,58 @@ struct Block<'a> {
     scratch: *mut f32,
 }
 
-struct Four<'a>(Block<'a>);
-struct Six<'a>(Block<'a>);
+struct Strict<'a>(Block<'a>);
+struct Relaxed<'a>(Block<'a>);
+struct Bf16<'a>(Block<'a>);
 
-impl Kernel for Four<'_> {
+impl Kernel for Strict<'_> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<V: Simd>(self) {
         // SAFETY: the caller's promise.
-        unsafe { self.0.run::<V, F4, 4, 6>() }
+        unsafe { self.0.run::<V, F4, false, 4, 6>() }
     }
 }
 
-impl Kernel for Six<'_> {
+impl Kernel for Relaxed<'_> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<V: Simd>(self) {
         // SAFETY: the caller's promise.
-        unsafe { self.0.run::<V, F6, 6, 8>() }
+        unsafe { self.0.run::<V, F6, false, 6, 8>() }
+    }
+}
+
+impl Kernel for Bf16<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Simd>(self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.run::<V, F4, true, 4, 6>() }
     }
 }
 
 impl Block<'_> {
     #[inline(always)]
-    unsafe fn run<V: Simd, T: Transform<OUT, IN>, const OUT: usize, const IN: usize>(self) {
+    unsafe fn run<V: Simd, T: Transform<OUT, IN>, const BF16: bool, const OUT: usize, const IN: usize>(self) {
         let w = self.weights;
-        let v_plane = self.tiles * w.padded_in + SKEW;
+        // `V` in lanes of 32 bits: values, or pairs of bf16.
+        let v_row = if BF16 { w.padded_in.div_ceil(2) } else { w.padded_in };
+        let v_plane = self.tiles * v_row + SKEW;
         let m_plane = self.tiles * w.padded_out + SKEW;
         let v = self.scratch;
         // SAFETY: scratch holds both arrays, see `scratch_len`.
         unsafe {
             let m = v.add(IN * IN * v_plane);
-            self.transform_input::<V, T, OUT, IN>(v, v_plane);
+            self.transform_input::<V, T, BF16, OUT, IN>(v, v_row, v_plane);
             for (p, matrix) in w.points.iter().enumerate() {
                 let product = Product {
                     m: self.tiles,
                     a: v.add(p * v_plane),
-                    lda: w.padded_in,
+                    lda: v_row,
                     b: matrix,
                     c: m.add(p * m_plane),
                     ldc: w.padded_out,
@@ -218,7 +243,7 @@ impl Block<'_> {
                     residual: std::ptr::null(),
                     ldr: 0,
                 };
-                product.run::<V>();
+                product.multiply::<V, BF16>();
             }
             self.transform_output::<V, T, OUT, IN>(m, m_plane);
         }
@@ -226,7 +251,12 @@ impl Block<'_> {
 
     /// `V[i·IN + j][tile][c] = (Bᵀ d B)[i][j]`.
     #[inline(always)]
-    unsafe fn transform_input<V: Simd, T: Transform<OUT, IN>, const OUT: usize, const IN: usize>(&self, v: *mut f32, plane: usize) {
+    unsafe fn transform_input<V: Simd, T: Transform<OUT, IN>, const BF16: bool, const OUT: usize, const IN: usize>(
+        &self,
+        v: *mut f32,
+        row_lanes: usize,
+        plane: usize,
+    ) {
         let input = &self.job.input;
         let (width, stride) = (input.width(), input.stride());
         let zeros = [0.0f32; MAX_LANES];
@@ -254,7 +284,7 @@ impl Block<'_> {
                     for (k, to) in columns.iter_mut().enumerate().skip(2) {
                         to.write(column::<V, T, OUT, IN>(&channel, x + t * OUT + k, width));
                     }
-                    let to = v.add(t * padded_in + c);
+                    let to = v.add(t * row_lanes + if BF16 { c / 2 } else { c });
                     for i in 0..IN {
                         let mut row = [V::splat(0.0); IN];
                         for (value, column) in row.iter_mut().zip(&columns) {
@@ -262,7 +292,8 @@ impl Block<'_> {
                         }
                         let row = T::input(row);
                         for (j, value) in row.into_iter().enumerate() {
-                            value.store(to.add((i * IN + j) * plane));
+                            let to = to.add((i * IN + j) * plane);
+                            if BF16 { value.store_bf16(to.cast()) } else { value.store(to) }
                         }
                     }
                     columns[0] = columns[IN - 2];

@@ -5,6 +5,9 @@
 //! from start to end. A tile of `C` stays in registers for the whole of `k`; panels are as wide, and tiles as high, as
 //! the registers allow.
 //!
+//! Operands are `f32` or bf16, sums are always `f32`. In bf16 two values of neighbouring `k` make one 32-bit lane, in `A`
+//! as in the packed `B`, and `A` is `m × ⌈k/2⌉` such pairs; only [`Product`] takes those.
+//!
 //! | shape | |
 //! |---|---|
 //! | `A` | `m × k`, row stride `lda ≥ k` |
@@ -15,7 +18,7 @@ mod reference;
 
 use crate::AlignedBuf;
 use crate::Isa;
-use crate::simd::{Kernel, Simd, dispatch, lanes};
+use crate::simd::{Kernel, Simd, bf16_bits, dispatch, lanes};
 pub use reference::gemm_reference;
 
 /// The right-hand matrix, packed for one instruction set.
@@ -24,6 +27,8 @@ pub struct PackedMatrix {
     data: AlignedBuf,
     isa: Isa,
     k: usize,
+    /// Lanes along `k`: `k` in `f32`, half of it in bf16.
+    steps: usize,
     n: usize,
     panels: Vec<Panel>,
 }
@@ -41,26 +46,38 @@ struct Panel {
 impl PackedMatrix {
     /// Packs the matrix whose element in row `k`, column `n` is `element(k, n)`.
     pub fn pack(isa: Isa, k: usize, n: usize, element: impl Fn(usize, usize) -> f32) -> PackedMatrix {
+        PackedMatrix::pack_lanes(isa, k, k, n, element)
+    }
+
+    /// [`pack`](Self::pack) in bf16.
+    pub(crate) fn pack_bf16(isa: Isa, k: usize, n: usize, element: impl Fn(usize, usize) -> f32) -> PackedMatrix {
+        let value = |i: usize, j: usize| if i < k { u32::from(bf16_bits(element(i, j))) } else { 0 };
+        PackedMatrix::pack_lanes(isa, k, k.div_ceil(2), n, |pair, j| {
+            f32::from_bits(value(2 * pair, j) | value(2 * pair + 1, j) << 16)
+        })
+    }
+
+    fn pack_lanes(isa: Isa, k: usize, steps: usize, n: usize, lane: impl Fn(usize, usize) -> f32) -> PackedMatrix {
         let width = lanes(isa);
         let mut panels = Vec::new();
         let (mut column, mut left) = (0, n.div_ceil(width));
         while left > 0 {
             let vectors = panel_width(isa, left);
-            panels.push(Panel { vectors, column, offset: column * k });
+            panels.push(Panel { vectors, column, offset: column * steps });
             column += vectors * width;
             left -= vectors;
         }
-        let mut data = AlignedBuf::zeroed(column * k);
+        let mut data = AlignedBuf::zeroed(column * steps);
         for panel in &panels {
             let columns = panel.vectors * width;
-            for row in 0..k {
+            for row in 0..steps {
                 let to = &mut data[panel.offset + row * columns..][..columns];
                 for (j, to) in to.iter_mut().enumerate().take(n.saturating_sub(panel.column)) {
-                    *to = element(row, panel.column + j);
+                    *to = lane(row, panel.column + j);
                 }
             }
         }
-        PackedMatrix { data, isa, k, n, panels }
+        PackedMatrix { data, isa, k, steps, n, panels }
     }
 
     /// Rows: the length of the sum.
@@ -191,61 +208,68 @@ impl Kernel for Product<'_> {
 
     #[inline(always)]
     unsafe fn run<V: Simd>(self) {
-        for panel in &self.b.panels {
-            // SAFETY: the panel lies within `data`; rows and columns are the caller's promise.
-            unsafe {
-                match (V::REGISTERS >= 32, panel.vectors) {
-                    (true, 4) => self.panel::<V, 6, 4>(panel),
-                    (true, 3) => self.panel::<V, 8, 3>(panel),
-                    (true, 2) => self.panel::<V, 12, 2>(panel),
-                    (true, _) => self.panel::<V, 14, 1>(panel),
-                    (false, 2) => self.panel::<V, 6, 2>(panel),
-                    (false, _) => self.panel::<V, 8, 1>(panel),
-                }
-            }
-        }
+        // SAFETY: the caller's promise.
+        unsafe { self.multiply::<V, false>() }
     }
 }
 
 impl Product<'_> {
+    /// All panels; with `BF16` both `A` and `B` hold pairs of bf16 and `lda` counts pairs.
     #[inline(always)]
-    unsafe fn panel<V: Simd, const MR: usize, const NV: usize>(&self, panel: &Panel) {
+    pub(crate) unsafe fn multiply<V: Simd, const BF16: bool>(&self) {
+        for panel in &self.b.panels {
+            // SAFETY: the panel lies within `data`; rows and columns are the caller's promise.
+            unsafe {
+                match (V::REGISTERS >= 32, panel.vectors) {
+                    (true, 4) => self.panel::<V, BF16, 6, 4>(panel),
+                    (true, 3) => self.panel::<V, BF16, 8, 3>(panel),
+                    (true, 2) => self.panel::<V, BF16, 12, 2>(panel),
+                    (true, _) => self.panel::<V, BF16, 14, 1>(panel),
+                    (false, 2) => self.panel::<V, BF16, 6, 2>(panel),
+                    (false, _) => self.panel::<V, BF16, 8, 1>(panel),
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn panel<V: Simd, const BF16: bool, const MR: usize, const NV: usize>(&self, panel: &Panel) {
         let mut row = 0;
         // SAFETY: rows `row..row + height` exist; see `run`.
         unsafe {
             while row + MR <= self.m {
-                self.tile::<V, MR, NV>(panel, row);
+                self.tile::<V, BF16, MR, NV>(panel, row);
                 row += MR;
             }
             // What is left, in tiles of halving height.
             if MR > 8 && row + 8 <= self.m {
-                self.tile::<V, 8, NV>(panel, row);
+                self.tile::<V, BF16, 8, NV>(panel, row);
                 row += 8;
             }
             if MR > 4 && row + 4 <= self.m {
-                self.tile::<V, 4, NV>(panel, row);
+                self.tile::<V, BF16, 4, NV>(panel, row);
                 row += 4;
             }
             if row + 2 <= self.m {
-                self.tile::<V, 2, NV>(panel, row);
+                self.tile::<V, BF16, 2, NV>(panel, row);
                 row += 2;
             }
             // Rows can remain more than once where a tile height is no power of two.
             while row < self.m {
-                self.tile::<V, 1, NV>(panel, row);
+                self.tile::<V, BF16, 1, NV>(panel, row);
                 row += 1;
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn tile<V: Simd, const MR: usize, const NV: usize>(&self, panel: &Panel, row: usize) {
+    unsafe fn tile<V: Simd, const BF16: bool, const MR: usize, const NV: usize>(&self, panel: &Panel, row: usize) {
         // SAFETY: the tile lies inside A, B and C by the contract of `gemm_raw`.
         unsafe {
             let mut sums = [[V::splat(0.0); NV]; MR];
             let a = self.a.add(row * self.lda);
             let mut b = self.b.data.as_ptr().add(panel.offset);
-            for k in 0..self.b.k {
+            for k in 0..self.b.steps {
                 let mut columns = [V::splat(0.0); NV];
                 for (j, column) in columns.iter_mut().enumerate() {
                     *column = V::load(b.add(j * V::LANES));
@@ -254,7 +278,7 @@ impl Product<'_> {
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let value = V::splat(*a.add(i * self.lda + k));
                     for (sum, &column) in sums.iter_mut().zip(&columns) {
-                        *sum = value.mul_add(column, *sum);
+                        *sum = if BF16 { sum.dot_bf16(value, column) } else { value.mul_add(column, *sum) };
                     }
                 }
             }

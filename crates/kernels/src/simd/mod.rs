@@ -11,7 +11,7 @@ mod x86_64;
 use crate::Isa;
 pub use portable::Portable;
 #[cfg(target_arch = "x86_64")]
-pub use x86_64::{F32x8, F32x16};
+pub use x86_64::{F32x8, F32x16, F32x16Bf16};
 
 /// A vector of `LANES` floats.
 ///
@@ -48,6 +48,79 @@ pub trait Simd: Copy {
     unsafe fn select_lt(self, other: Self, yes: Self, no: Self) -> Self;
     /// The sum of all lanes.
     unsafe fn sum(self) -> f32;
+    /// Lanes taken as pairs of bf16: the low halves and the high halves, as floats.
+    unsafe fn bf16_pair(self) -> (Self, Self);
+    /// `self + a.low · b.low + a.high · b.high`, lanes of `a` and `b` taken as pairs of bf16.
+    #[inline(always)]
+    unsafe fn dot_bf16(self, a: Self, b: Self) -> Self {
+        // SAFETY: as for this method.
+        unsafe { dot_bf16_by_parts(self, a, b) }
+    }
+    /// Stores `LANES` values rounded to bf16, ties to even.
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut u16) {
+        // SAFETY: as for this method.
+        unsafe { store_bf16_by_parts(self, to) }
+    }
+}
+
+/// [`Simd::dot_bf16`] where there is no instruction for it.
+#[inline(always)]
+unsafe fn dot_bf16_by_parts<V: Simd>(sum: V, a: V, b: V) -> V {
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe {
+        let ((a_low, a_high), (b_low, b_high)) = (a.bf16_pair(), b.bf16_pair());
+        a_high.mul_add(b_high, a_low.mul_add(b_low, sum))
+    }
+}
+
+/// [`Simd::store_bf16`] where there is no instruction for it.
+#[inline(always)]
+unsafe fn store_bf16_by_parts<V: Simd>(values: V, to: *mut u16) {
+    let mut floats = [0.0f32; MAX_LANES];
+    // SAFETY: no vector is longer than `MAX_LANES`; the caller gives room for `LANES` values.
+    unsafe {
+        values.store(floats.as_mut_ptr());
+        for (i, &value) in floats.iter().enumerate().take(V::LANES) {
+            *to.add(i) = bf16_bits(value);
+        }
+    }
+}
+
+/// `value` rounded to bf16, ties to even.
+pub fn bf16_bits(value: f32) -> u16 {
+    let bits = value.to_bits();
+    if value.is_nan() {
+        return (bits >> 16) as u16 | 0x40;
+    }
+    ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
+}
+
+/// The longest vector, in floats.
+pub const MAX_LANES: usize = 16;
+
+/// Whether this CPU multiplies bf16 vectors by one instruction at the level of `isa`.
+pub fn has_bf16(isa: Isa) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let found = isa >= Isa::Avx512 && is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    let found = isa > Isa::Amx;
+    found
+}
+
+/// [`dispatch`] for kernels that use [`Simd::dot_bf16`]: with bf16 instructions where the CPU has them.
+///
+/// # Safety
+/// As [`dispatch`].
+#[inline]
+pub unsafe fn dispatch_bf16<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    #[cfg(target_arch = "x86_64")]
+    if has_bf16(isa) {
+        // SAFETY: the CPU has the instructions, as was just asked; the caller vouches for the arguments.
+        return unsafe { x86_64::run_avx512_bf16(kernel) };
+    }
+    // SAFETY: the caller's promise.
+    unsafe { dispatch(isa, kernel) }
 }
 
 /// A computation that can be compiled for any instruction set.

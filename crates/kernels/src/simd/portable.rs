@@ -80,4 +80,9 @@ impl Simd for Portable {
     unsafe fn sum(self) -> f32 {
         self.0.iter().sum()
     }
+    #[inline(always)]
+    unsafe fn bf16_pair(self) -> (Self, Self) {
+        let bits = self.0.map(f32::to_bits);
+        (Portable(bits.map(|b| f32::from_bits(b << 16))), Portable(bits.map(|b| f32::from_bits(b & 0xffff_0000))))
+    }
 }

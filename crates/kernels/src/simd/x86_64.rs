@@ -7,9 +7,14 @@ use std::arch::x86_64::*;
 #[derive(Clone, Copy, Debug)]
 pub struct F32x8(__m256);
 
-/// Sixteen floats: AVX-512 F, BW, DQ, VL.
+/// Sixteen floats: AVX-512 F, BW, DQ, VL, and with `BF16` the bf16 instructions too.
 #[derive(Clone, Copy, Debug)]
-pub struct F32x16(__m512);
+pub struct Zmm<const BF16: bool>(__m512);
+
+/// AVX-512 without bf16 instructions.
+pub type F32x16 = Zmm<false>;
+/// AVX-512 with them.
+pub type F32x16Bf16 = Zmm<true>;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
@@ -21,6 +26,12 @@ pub(super) unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
 pub(super) unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: as above.
     unsafe { kernel.run::<F32x16>() }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+pub(super) unsafe fn run_avx512_bf16<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: as above.
+    unsafe { kernel.run::<F32x16Bf16>() }
 }
 
 /// Implements methods by intrinsics; the first argument is `self`.
@@ -84,21 +95,30 @@ impl Simd for F32x8 {
             _mm_cvtss_f32(_mm_add_ss(pair, _mm_shuffle_ps::<1>(pair, pair)))
         }
     }
+    #[inline(always)]
+    unsafe fn bf16_pair(self) -> (Self, Self) {
+        // SAFETY: the trait's caller vouches for the instruction set.
+        unsafe {
+            let bits = _mm256_castps_si256(self.0);
+            let high = _mm256_and_si256(bits, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+            (F32x8(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))), F32x8(_mm256_castsi256_ps(high)))
+        }
+    }
 }
 
-impl Simd for F32x16 {
+impl<const BF16: bool> Simd for Zmm<BF16> {
     const LANES: usize = 16;
     const REGISTERS: usize = 32;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         // SAFETY: the trait's caller vouches for the instruction set.
-        F32x16(unsafe { _mm512_set1_ps(value) })
+        Zmm(unsafe { _mm512_set1_ps(value) })
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
         // SAFETY: sixteen valid floats, by the trait's contract.
-        F32x16(unsafe { _mm512_loadu_ps(from) })
+        Zmm(unsafe { _mm512_loadu_ps(from) })
     }
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
@@ -106,29 +126,62 @@ impl Simd for F32x16 {
         unsafe { _mm512_storeu_ps(to, self.0) }
     }
     by_intrinsic! {
-        add(a, b) => F32x16(_mm512_add_ps(a.0, b.0));
-        sub(a, b) => F32x16(_mm512_sub_ps(a.0, b.0));
-        mul(a, b) => F32x16(_mm512_mul_ps(a.0, b.0));
-        div(a, b) => F32x16(_mm512_div_ps(a.0, b.0));
-        max(a, b) => F32x16(_mm512_max_ps(a.0, b.0));
-        min(a, b) => F32x16(_mm512_min_ps(a.0, b.0));
-        mul_add(a, b, c) => F32x16(_mm512_fmadd_ps(a.0, b.0, c.0));
-        round(a) => F32x16(_mm512_roundscale_ps::<0>(a.0));
+        add(a, b) => Zmm(_mm512_add_ps(a.0, b.0));
+        sub(a, b) => Zmm(_mm512_sub_ps(a.0, b.0));
+        mul(a, b) => Zmm(_mm512_mul_ps(a.0, b.0));
+        div(a, b) => Zmm(_mm512_div_ps(a.0, b.0));
+        max(a, b) => Zmm(_mm512_max_ps(a.0, b.0));
+        min(a, b) => Zmm(_mm512_min_ps(a.0, b.0));
+        mul_add(a, b, c) => Zmm(_mm512_fmadd_ps(a.0, b.0, c.0));
+        round(a) => Zmm(_mm512_roundscale_ps::<0>(a.0));
         exp2_integral(a) => {
             let biased = _mm512_add_epi32(_mm512_cvtps_epi32(a.0), _mm512_set1_epi32(127));
-            F32x16(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased)))
+            Zmm(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased)))
         };
         copysign(a, s) => {
             let mask = _mm512_set1_ps(-0.0);
-            F32x16(_mm512_or_ps(_mm512_andnot_ps(mask, a.0), _mm512_and_ps(mask, s.0)))
+            Zmm(_mm512_or_ps(_mm512_andnot_ps(mask, a.0), _mm512_and_ps(mask, s.0)))
         };
         select_lt(a, b, y, n) => {
-            F32x16(_mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a.0, b.0), n.0, y.0))
+            Zmm(_mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a.0, b.0), n.0, y.0))
         };
     }
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
         // SAFETY: the trait's caller vouches for the instruction set.
         unsafe { _mm512_reduce_add_ps(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn bf16_pair(self) -> (Self, Self) {
+        // SAFETY: the trait's caller vouches for the instruction set.
+        unsafe {
+            let bits = _mm512_castps_si512(self.0);
+            let high = _mm512_and_si512(bits, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+            (Zmm(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))), Zmm(_mm512_castsi512_ps(high)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_bf16(self, a: Self, b: Self) -> Self {
+        // SAFETY: the trait's caller vouches for the instruction set; the bit patterns are the same.
+        unsafe {
+            if BF16 {
+                let a = std::mem::transmute::<__m512, __m512bh>(a.0);
+                Zmm(_mm512_dpbf16_ps(self.0, a, std::mem::transmute::<__m512, __m512bh>(b.0)))
+            } else {
+                super::dot_bf16_by_parts(self, a, b)
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut u16) {
+        // SAFETY: room for sixteen values, by the trait's contract.
+        unsafe {
+            if BF16 {
+                let bits = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self.0));
+                _mm256_storeu_si256(to.cast(), bits);
+            } else {
+                super::store_bf16_by_parts(self, to);
+            }
+        }
     }
 }

@@ -2,8 +2,9 @@
 
 use super::{Block, Rlfn};
 use crate::{Error, Precision};
-use supple_tensor::kernels::conv::{ConvShape, PackedConv, Tile};
+use supple_tensor::kernels::conv::{ConvShape, Numerics, PackedConv};
 use supple_tensor::kernels::gemm::PackedMatrix;
+use supple_tensor::kernels::simd::has_bf16;
 use supple_tensor::kernels::spatial_attention::Gate;
 use supple_tensor::{Cpu, Isa};
 use supple_weights::Weights;
@@ -46,7 +47,12 @@ impl Rlfn {
     /// If a tensor is missing, has another shape than its neighbours ask for, or holds NaN.
     pub fn load(cpu: &Cpu, weights: &Weights, precision: Precision) -> Result<Rlfn, Error> {
         let isa = cpu.isa;
-        let tile = if precision == Precision::F32 { Tile::Four } else { Tile::Six };
+        // The first and the last layers are the picture itself; those between bear coarser rounding.
+        let (numerics, inner) = match precision {
+            Precision::F32 => (Numerics::Strict, Numerics::Strict),
+            _ if has_bf16(isa) => (Numerics::Strict, Numerics::Bf16),
+            _ => (Numerics::Relaxed, Numerics::Relaxed),
+        };
         let c = outputs(weights, "conv_1");
         let mid = outputs(weights, "block_1.c1_r");
         let f = outputs(weights, "block_1.esa.conv1");
@@ -61,10 +67,10 @@ impl Rlfn {
 
         let mut head = layer(weights, "conv_1", [c, 3, 3, 3])?;
         head.weight.iter_mut().for_each(|w| *w *= range);
-        let pack = |shape: ConvShape, l: &Layer| PackedConv::pack_tiled(isa, tile, &shape, &l.weight, Some(&l.bias));
+        let pack = |shape: ConvShape, l: &Layer| PackedConv::pack_with(isa, numerics, &shape, &l.weight, Some(&l.bias));
         let mut blocks = Vec::new();
         while weights.contains(&format!("block_{}.c1_r.weight", blocks.len() + 1)) {
-            blocks.push(load_block(isa, tile, weights, &format!("block_{}", blocks.len() + 1), [c, mid, f])?);
+            blocks.push(load_block(isa, inner, weights, &format!("block_{}", blocks.len() + 1), [c, mid, f])?);
         }
         let body = layer(weights, "conv_2", [c, c, 3, 3])?;
         let tail = reorder_tail(&layer(weights, "upsampler.0", [out, c, 3, 3])?, scale, range);
@@ -83,7 +89,7 @@ impl Rlfn {
         Ok(Rlfn {
             name,
             scale,
-            tile: tile.side(),
+            tile: numerics.tile_side(),
             channels: c,
             mid_channels: mid,
             attention_channels: f,
@@ -97,11 +103,11 @@ impl Rlfn {
     }
 }
 
-fn load_block(isa: Isa, tile: Tile, weights: &Weights, name: &str, [c, mid, f]: [usize; 3]) -> Result<Block, Error> {
+fn load_block(isa: Isa, numerics: Numerics, weights: &Weights, name: &str, [c, mid, f]: [usize; 3]) -> Result<Block, Error> {
     let conv = |part: &str, shape: ConvShape| -> Result<PackedConv, Error> {
         let side = shape.kernel[0];
         let l = layer(weights, &format!("{name}.{part}"), [shape.out_channels, shape.in_channels, side, side])?;
-        Ok(PackedConv::pack_tiled(isa, tile, &shape, &l.weight, Some(&l.bias)))
+        Ok(PackedConv::pack_with(isa, numerics, &shape, &l.weight, Some(&l.bias)))
     };
     let conv3 = layer(weights, &format!("{name}.esa.conv3"), [f, f, 3, 3])?;
     let conv4 = layer(weights, &format!("{name}.esa.conv4"), [c, f, 1, 1])?;
