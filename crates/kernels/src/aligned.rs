@@ -90,7 +90,7 @@ mod tests {
         for len in [0, 1, 15, 1000] {
             let buf = AlignedBuf::zeroed(len);
             assert_eq!(buf.len(), len);
-            assert!(len == 0 || buf.as_ptr() as usize % ALIGN == 0);
+            assert!(len == 0 || (buf.as_ptr() as usize).is_multiple_of(ALIGN));
             assert!(buf.iter().all(|&v| v == 0.0));
         }
     }

@@ -78,6 +78,7 @@ fn detect() -> Isa {
     match (avx2, avx512) {
         (false, _) => Isa::Scalar,
         (true, false) => Isa::Avx2,
+        (true, true) if is_x86_feature_detected!("avx512bf16") && crate::gemm::amx::works() => Isa::Amx,
         (true, true) => Isa::Avx512,
     }
 }

@@ -110,7 +110,7 @@ impl ThreadPool {
         let mut spins = 0u32;
         while shared.busy.load(Ordering::Acquire) > 0 {
             spins = spins.wrapping_add(1);
-            if spins % 1024 == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
+            if spins.is_multiple_of(1024) { std::thread::yield_now() } else { std::hint::spin_loop() }
         }
         let others = shared.panicked.swap(false, Ordering::Relaxed);
         drop(turn);
@@ -266,7 +266,11 @@ mod tests {
     fn nested_calls_and_panics_do_not_hang() {
         let pool = ThreadPool::new(3);
         let sum = AtomicUsize::new(0);
-        pool.run(4, &|_, _| pool.run(5, &|i, _| drop(sum.fetch_add(i, Ordering::Relaxed))));
+        pool.run(4, &|_, _| {
+            pool.run(5, &|i, _| {
+                sum.fetch_add(i, Ordering::Relaxed);
+            })
+        });
         assert_eq!(sum.into_inner(), 40);
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             pool.run(8, &|i, _| assert!(i != 5, "on purpose"));

@@ -136,7 +136,7 @@ impl Winograd {
     }
 
     pub(super) fn scratch_len(&self) -> usize {
-        self.points.len() * (self.block() * (self.padded_in + self.padded_out) + 2 * SKEW) + MAX_LANES
+        self.points.len() * (plane_rows(self.block()) * (self.padded_in + self.padded_out) + 2 * SKEW) + MAX_LANES
     }
 
     pub(super) fn run(&self, cpu: &Cpu, job: &Job<'_>, scratch: &mut [f32]) {
@@ -169,6 +169,11 @@ impl Winograd {
             }
         });
     }
+}
+
+/// Rows of a plane for `tiles` tiles: whole AMX tiles, whose surplus rows hold nothing of interest.
+fn plane_rows(tiles: usize) -> usize {
+    tiles.next_multiple_of(16)
 }
 
 /// A block of tiles side by side.
@@ -223,14 +228,19 @@ impl Block<'_> {
         let w = self.weights;
         // `V` in lanes of 32 bits: values, or pairs of bf16.
         let v_row = if BF16 { w.padded_in.div_ceil(2) } else { w.padded_in };
-        let v_plane = self.tiles * v_row + SKEW;
-        let m_plane = self.tiles * w.padded_out + SKEW;
+        let rows = plane_rows(self.tiles);
+        let v_plane = rows * v_row + SKEW;
+        let m_plane = rows * w.padded_out + SKEW;
         let v = self.scratch;
         // SAFETY: scratch holds both arrays, see `scratch_len`.
         unsafe {
             let m = v.add(IN * IN * v_plane);
             self.transform_input::<V, T, BF16, OUT, IN>(v, v_row, v_plane);
             for (p, matrix) in w.points.iter().enumerate() {
+                if BF16 {
+                    // Products may read up to a tile of `k` beyond the last row, against weights of zero.
+                    v.add(p * v_plane + self.tiles * v_row).write_bytes(0, SKEW);
+                }
                 let product = Product {
                     m: self.tiles,
                     a: v.add(p * v_plane),

@@ -14,6 +14,8 @@
 //! | `B` | packed, `k × n` |
 //! | `C` | `m ×` [`PackedMatrix::padded_columns`], row stride `ldc`; columns from `n` on get unspecified finite values |
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
 mod reference;
 
 use crate::AlignedBuf;
@@ -52,7 +54,9 @@ impl PackedMatrix {
     /// [`pack`](Self::pack) in bf16.
     pub(crate) fn pack_bf16(isa: Isa, k: usize, n: usize, element: impl Fn(usize, usize) -> f32) -> PackedMatrix {
         let value = |i: usize, j: usize| if i < k { u32::from(bf16_bits(element(i, j))) } else { 0 };
-        PackedMatrix::pack_lanes(isa, k, k.div_ceil(2), n, |pair, j| {
+        // AMX takes sixteen pairs at a time.
+        let pairs = if isa == Isa::Amx { k.div_ceil(2).next_multiple_of(16) } else { k.div_ceil(2) };
+        PackedMatrix::pack_lanes(isa, k, pairs, n, |pair, j| {
             f32::from_bits(value(2 * pair, j) | value(2 * pair + 1, j) << 16)
         })
     }
@@ -215,8 +219,16 @@ impl Kernel for Product<'_> {
 
 impl Product<'_> {
     /// All panels; with `BF16` both `A` and `B` hold pairs of bf16 and `lda` counts pairs.
+    ///
+    /// # Safety
+    /// As [`gemm_raw`]; with `BF16` on [`Isa::Amx`] also as `multiply_amx`.
     #[inline(always)]
     pub(crate) unsafe fn multiply<V: Simd, const BF16: bool>(&self) {
+        #[cfg(target_arch = "x86_64")]
+        if BF16 && self.b.isa == Isa::Amx {
+            // SAFETY: the caller's promise; that level is offered only where AMX works.
+            return unsafe { self.multiply_amx() };
+        }
         for panel in &self.b.panels {
             // SAFETY: the panel lies within `data`; rows and columns are the caller's promise.
             unsafe {

@@ -10,8 +10,8 @@ use supple_tensor::rows::RowBuffer;
 
 /// Slope of the leaky ReLU in blocks.
 const SLOPE: f32 = 0.05;
-/// Pixels that a step should have at least, so that threads find enough work between two barriers.
-const STEP_PIXELS: usize = 4096;
+/// Pixels that a step should have for each thread, so that it finds enough work between two barriers.
+const STEP_PIXELS: usize = 2048;
 
 /// Memory up to which buffers are kept, in bytes.
 const KEEP: usize = 128 << 20;
@@ -58,14 +58,14 @@ pub(super) struct Buffers {
 }
 
 /// Rows that a pass handles at a time.
-fn band(width: usize) -> usize {
-    STEP_PIXELS.div_ceil(width.max(1)).clamp(8, 64)
+fn band(cpu: &Cpu, width: usize) -> usize {
+    (STEP_PIXELS * cpu.threads()).div_ceil(width.max(1)).min(64)
 }
 
 /// Bytes that a pass over `window` allocates.
 pub(super) fn working_memory(network: &Rlfn, cpu: &Cpu, window: &Window) -> usize {
     let width = window.columns_len();
-    let schedule = Schedule::new(window.height, network.blocks.len(), network.tile, band(width));
+    let schedule = Schedule::new(window.height, network.blocks.len(), network.tile, band(cpu, width));
     let (half_width, coarse_width) = attention_sides(width);
     let rows = schedule.band();
     let held = schedule.capacities();
@@ -116,7 +116,7 @@ impl Buffers {
 impl<'a> Pass<'a> {
     pub(super) fn new(network: &'a Rlfn, cpu: &'a Cpu, window: &Window) -> Pass<'a> {
         let width = window.columns_len();
-        let schedule = Schedule::new(window.height, network.blocks.len(), network.tile, band(width));
+        let schedule = Schedule::new(window.height, network.blocks.len(), network.tile, band(cpu, width));
         let (_, coarse_height) = attention_sides(window.height);
         let (_, whole_coarse_width) = attention_sides(window.width);
         let (_, coarse_width) = attention_sides(width);
