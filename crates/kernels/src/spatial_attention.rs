@@ -184,7 +184,14 @@ impl Kernel for GateBlock<'_> {
 ///
 /// # Panics
 /// If shapes do not fit.
-pub fn max_pool_rows(cpu: &Cpu, input: Rows<'_>, kernel: usize, stride: usize, out: &mut RowsMut<'_>, rows: Range<usize>) {
+pub fn max_pool_rows(
+    cpu: &Cpu,
+    input: Rows<'_>,
+    kernel: usize,
+    stride: usize,
+    out: &mut RowsMut<'_>,
+    rows: Range<usize>,
+) {
     assert!(out.stride() == input.stride() && kernel > 0 && stride > 0, "max pool: pixel strides");
     assert!((out.width() - 1) * stride + kernel <= input.width() && kernel <= input.capacity(), "max pool: sizes");
     for y in rows {
@@ -251,7 +258,8 @@ mod tests {
     #[test]
     fn gate_equals_the_formula() {
         for isa in Isa::available() {
-            for (width, coarse_width, channels) in [(1, 1, 48), (15, 1, 46), (50, 7, 48), (101, 15, 52), (120, 119, 16)] {
+            for (width, coarse_width, channels) in [(1, 1, 48), (15, 1, 46), (50, 7, 48), (101, 15, 52), (120, 119, 16)]
+            {
                 let cpu = Cpu::new(isa, 3);
                 let stride = channels + 16 - channels % 16;
                 let (k, height, coarse_height) = (16, 3, 2);
@@ -281,8 +289,11 @@ mod tests {
                         for c in 0..channels {
                             let (v, h) = (Lerp::at(y, coarse_height, height), horizontal[x]);
                             let cell = |y: usize, x: usize| f64::from(coarse[(y * coarse_width + x) * stride + c]);
-                            let blend = |y: usize| cell(y, h.first) * (1.0 - f64::from(h.weight)) + cell(y, h.second) * f64::from(h.weight);
-                            let up = blend(v.first) * (1.0 - f64::from(v.weight)) + blend(v.second) * f64::from(v.weight);
+                            let blend = |y: usize| {
+                                cell(y, h.first) * (1.0 - f64::from(h.weight)) + cell(y, h.second) * f64::from(h.weight)
+                            };
+                            let up =
+                                blend(v.first) * (1.0 - f64::from(v.weight)) + blend(v.second) * f64::from(v.weight);
                             let sum: f64 = (0..k)
                                 .map(|i| f64::from(reduced[(y * width + x) * k + i]) * f64::from(mix[i * channels + c]))
                                 .sum();

@@ -31,7 +31,9 @@ pub enum Error {
         height: usize,
     },
     /// A window that does not fit its picture or starts at a column that the network cannot start at.
-    #[error("columns {start}..{end} are no window of a {width} pixel wide picture that starts at a multiple of {alignment}")]
+    #[error(
+        "columns {start}..{end} are no window of a {width} pixel wide picture that starts at a multiple of {alignment}"
+    )]
     BadWindow {
         /// First column.
         start: usize,

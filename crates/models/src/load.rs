@@ -18,6 +18,7 @@ pub fn load(cpu: &Cpu, weights: &Weights, precision: Precision) -> Result<Box<dy
         return Ok(Box::new(Ditn::load(cpu, weights)?));
     }
     let names: Vec<&str> = weights.names().take(3).collect();
-    let found = if names.is_empty() { "no tensors".to_owned() } else { format!("tensors such as {}", names.join(", ")) };
+    let found =
+        if names.is_empty() { "no tensors".to_owned() } else { format!("tensors such as {}", names.join(", ")) };
     Err(Error::UnknownNetwork { file: weights.source().into(), found })
 }

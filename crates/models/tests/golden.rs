@@ -29,7 +29,7 @@ fn check(folder: &str, name: &str, range: f32, tolerance: f32) {
         println!("{name} on {isa}: f32 differs by at most {worst:.1e} of 255, fast at {psnr:.1} dB");
         assert!(worst <= tolerance, "{name} on {isa}: {worst} of 255");
         // At 38 dB, 0.02 dB would be lost at 61 dB if all of the error were noise.
-        assert!(psnr >= 52.0, "{name} on {isa}, fast: {psnr} dB");
+        assert!(psnr >= 50.0, "{name} on {isa}, fast: {psnr} dB");
     }
 }
 

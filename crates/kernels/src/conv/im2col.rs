@@ -1,38 +1,56 @@
 //! Convolution as a matrix product over gathered patches; 1×1 kernels read the input rows as they are.
 //!
 //! Scratch of a thread: patches `[PIXELS][kernel height · kernel width · channels of a group]`, then, where there is more
-//! than one group, products `[PIXELS][output channels of a group]`.
+//! than one group or operands are bf16, products `[PIXELS][output channels of a group]`.
 
-use super::{ConvShape, Job, pad_bias};
-use crate::gemm::{Epilogue, PackedMatrix, gemm, gemm_raw};
+use super::{ConvShape, Job, Numerics, pad_bias};
+use crate::gemm::{Epilogue, PackedMatrix, Product, gemm, gemm_raw};
 use crate::pool::SendPtr;
+use crate::simd::{Kernel, Simd, dispatch_bf16, lanes};
 use crate::{AlignedBuf, Cpu, Isa};
 
-/// Output pixels of a task.
+/// Output pixels of a task; a multiple of the rows of an AMX tile.
 const PIXELS: usize = 48;
+/// Lanes that a bf16 product may read beyond its last row.
+const OVERREAD: usize = 16;
+
+fn is_pointwise(s: &ConvShape) -> bool {
+    s.kernel == [1; 2] && s.stride == [1; 2] && s.padding == [0; 2] && s.groups == 1
+}
 
 /// Weights as matrices, one a group: `[ky][kx][c] × [o]`.
 #[derive(Clone, Debug)]
 pub(super) struct Im2col {
     isa: Isa,
     shape: ConvShape,
+    /// Pointwise with operands in bf16.
+    bf16: bool,
     groups: Vec<PackedMatrix>,
     /// One bias a group, padded.
     bias: Vec<AlignedBuf>,
 }
 
 impl Im2col {
-    pub(super) fn pack(isa: Isa, shape: &ConvShape, weights: &[f32], bias: Option<&[f32]>) -> Im2col {
+    pub(super) fn pack(
+        isa: Isa,
+        numerics: Numerics,
+        shape: &ConvShape,
+        weights: &[f32],
+        bias: Option<&[f32]>,
+    ) -> Im2col {
+        let bf16 = numerics == Numerics::Bf16 && is_pointwise(shape);
         let (cin, cout) = (shape.in_channels / shape.groups, shape.out_channels / shape.groups);
         let taps = shape.kernel[0] * shape.kernel[1];
         let groups = (0..shape.groups).map(|g| {
-            PackedMatrix::pack(isa, taps * cin, cout, |k, o| {
-                let (tap, c) = (k / cin, k % cin);
-                weights[((g * cout + o) * cin + c) * taps + tap]
-            })
+            let element = |k: usize, o: usize| weights[((g * cout + o) * cin + k % cin) * taps + k / cin];
+            if bf16 {
+                PackedMatrix::pack_bf16(isa, cin, cout, element)
+            } else {
+                PackedMatrix::pack(isa, taps * cin, cout, element)
+            }
         });
         let bias = (0..shape.groups).map(|g| pad_bias(isa, cout, bias.map(|b| &b[g * cout..][..cout])));
-        Im2col { isa, shape: *shape, groups: groups.collect(), bias: bias.collect() }
+        Im2col { isa, shape: *shape, bf16, groups: groups.collect(), bias: bias.collect() }
     }
 
     pub(super) fn isa(&self) -> Isa {
@@ -40,11 +58,19 @@ impl Im2col {
     }
 
     fn pointwise(&self) -> bool {
-        let s = &self.shape;
-        s.kernel == [1; 2] && s.stride == [1; 2] && s.padding == [0; 2] && s.groups == 1
+        is_pointwise(&self.shape)
+    }
+
+    /// Floats that are read of each input pixel.
+    pub(super) fn in_stride(&self) -> usize {
+        let channels = self.shape.in_channels;
+        if self.bf16 { channels.next_multiple_of(lanes(self.isa)) } else { channels }
     }
 
     pub(super) fn scratch_len(&self) -> usize {
+        if self.bf16 {
+            return PIXELS * (self.in_stride().div_ceil(2) + self.groups[0].padded_columns()) + OVERREAD;
+        }
         if self.pointwise() {
             return 0;
         }
@@ -61,7 +87,11 @@ impl Im2col {
             let pixels = PIXELS.min(job.out.width - x);
             // SAFETY: each worker has its own `per_thread` floats; the caller checked that they are there.
             let scratch = unsafe { std::slice::from_raw_parts_mut(scratch.get().add(worker * per_thread), per_thread) };
-            if self.shape.groups == 1 {
+            if self.bf16 {
+                let block = Bf16Block { conv: self, job, y, x, pixels, scratch };
+                // SAFETY: weights were packed for this instruction set; the block's pixels are this task's own.
+                unsafe { dispatch_bf16(self.isa, block) }
+            } else if self.shape.groups == 1 {
                 self.block(job, y, x, pixels, scratch);
             } else {
                 self.grouped_block(job, y, x, pixels, scratch);
@@ -133,6 +163,61 @@ impl Im2col {
                         Some(x) => to.copy_from_slice(&row[x * stride + group * channels..][..channels]),
                         None => to.fill(0.0),
                     }
+                }
+            }
+        }
+    }
+}
+
+/// Some pixels of a row of a pointwise convolution with bf16 operands.
+struct Bf16Block<'a> {
+    conv: &'a Im2col,
+    job: &'a Job<'a>,
+    y: usize,
+    x: usize,
+    pixels: usize,
+    scratch: &'a mut [f32],
+}
+
+impl Kernel for Bf16Block<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Simd>(self) {
+        let Bf16Block { conv, job, y, x, pixels, scratch } = self;
+        let (channels, columns) = (conv.in_stride(), conv.groups[0].padded_columns());
+        let row_lanes = channels.div_ceil(2);
+        let (patches, products) = scratch.split_at_mut(PIXELS * row_lanes + OVERREAD);
+        let input = &job.input.row(y)[x * job.input.stride()..];
+        // SAFETY: the input holds `pixels` pixels of `channels` floats, as `PackedConv::run` checked; the output's pixels
+        // `x..x + pixels` are this task's own and hold `columns` floats.
+        unsafe {
+            for i in 0..pixels {
+                let (from, to) = (input.as_ptr().add(i * job.input.stride()), patches.as_mut_ptr().add(i * row_lanes));
+                for c in (0..channels).step_by(V::LANES) {
+                    V::load(from.add(c)).store_bf16(to.cast::<u16>().add(c));
+                }
+            }
+            // Products may read a little beyond the last row, against weights of zero.
+            patches[pixels * row_lanes..][..OVERREAD].fill(0.0);
+            let residual = job.residual.as_ref();
+            let product = Product {
+                m: pixels,
+                a: patches.as_ptr(),
+                lda: row_lanes,
+                b: &conv.groups[0],
+                c: products.as_mut_ptr(),
+                ldc: columns,
+                bias: conv.bias[0].as_ptr(),
+                slope: job.slope,
+                residual: residual.map_or(std::ptr::null(), |r| r.row(y)[x * r.stride()..].as_ptr()),
+                ldr: residual.map_or(0, |r| r.stride()),
+            };
+            product.multiply::<V, true>();
+            for i in 0..pixels {
+                let (from, to) = (products.as_ptr().add(i * columns), job.out.pixel(y, x + i));
+                for c in (0..columns).step_by(V::LANES) {
+                    V::load(from.add(c)).store(to.add(c));
                 }
             }
         }

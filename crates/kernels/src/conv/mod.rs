@@ -77,7 +77,7 @@ impl ConvShape {
     pub fn is_valid(&self) -> bool {
         let channels = self.in_channels > 0 && self.out_channels > 0 && self.groups > 0;
         let steps = [self.kernel, self.stride, self.dilation].iter().flatten().all(|&n| n > 0);
-        channels && steps && self.in_channels % self.groups == 0 && self.out_channels % self.groups == 0
+        channels && steps && self.in_channels.is_multiple_of(self.groups) && self.out_channels.is_multiple_of(self.groups)
     }
 
     /// Number of weights; `None` if that overflows.
@@ -110,7 +110,8 @@ impl PackedConv {
         PackedConv::pack_with(isa, Numerics::Strict, shape, weights, bias)
     }
 
-    /// [`pack`](Self::pack) with a choice of numerics for those convolutions that are computed by Winograd's method.
+    /// [`pack`](Self::pack) with a choice of numerics: for those convolutions that are computed by Winograd's method, and for
+    /// pointwise ones, which take bf16 too.
     ///
     /// # Panics
     /// As [`pack`](Self::pack).
@@ -124,9 +125,13 @@ impl PackedConv {
         let dense = shape.stride == [1; 2] && shape.dilation == [1; 2] && shape.groups == 1;
         if dense && shape.kernel == [3; 2] && shape.padding == [1; 2] && shape.in_channels >= 8 {
             check_arguments(shape, weights, bias);
-            return PackedConv { shape: *shape, way: Way::Winograd(Winograd::pack(isa, numerics, shape, weights, bias)) };
+            return PackedConv {
+                shape: *shape,
+                way: Way::Winograd(Winograd::pack(isa, numerics, shape, weights, bias)),
+            };
         }
-        PackedConv::pack_direct(isa, shape, weights, bias)
+        check_arguments(shape, weights, bias);
+        PackedConv { shape: *shape, way: Way::Im2col(Im2col::pack(isa, numerics, shape, weights, bias)) }
     }
 
     /// Packs for a way in which an output depends on nothing but the inputs in its reach, to the last bit. (Winograd's
@@ -136,7 +141,7 @@ impl PackedConv {
     /// As [`pack`](Self::pack).
     pub fn pack_direct(isa: Isa, shape: &ConvShape, weights: &[f32], bias: Option<&[f32]>) -> PackedConv {
         check_arguments(shape, weights, bias);
-        PackedConv { shape: *shape, way: Way::Im2col(Im2col::pack(isa, shape, weights, bias)) }
+        PackedConv { shape: *shape, way: Way::Im2col(Im2col::pack(isa, Numerics::Strict, shape, weights, bias)) }
     }
 
     /// The shape that it was packed for.
@@ -189,7 +194,10 @@ impl PackedConv {
         assert_eq!(out.width(), out_width, "convolution: output width");
         assert!(rows.end <= out_height, "convolution: rows {rows:?} of {out_height}");
         assert!(rows.len() <= out.capacity(), "convolution: more rows than the output holds");
-        let stride = if let Way::Winograd(w) = &self.way { w.padded_in() } else { shape.in_channels };
+        let stride = match &self.way {
+            Way::Winograd(w) => w.padded_in(),
+            Way::Im2col(w) => w.in_stride(),
+        };
         assert!(input.stride() >= stride, "convolution: input pixel stride {} below {stride}", input.stride());
         let padded = shape.out_channels.next_multiple_of(crate::simd::lanes(self.isa()));
         assert!(out.stride() >= padded, "convolution: output pixel stride {} below {padded}", out.stride());

@@ -5,7 +5,14 @@ use crate::testing::{close, noise};
 
 /// Runs a convolution in one go and in pieces through a rolling window, checks that both agree to the bit, and returns
 /// the unpadded output.
-fn run(isa: Isa, threads: usize, numerics: Numerics, shape: &ConvShape, height: usize, width: usize) -> (Vec<f32>, Vec<f64>) {
+fn run(
+    isa: Isa,
+    threads: usize,
+    numerics: Numerics,
+    shape: &ConvShape,
+    height: usize,
+    width: usize,
+) -> (Vec<f32>, Vec<f64>) {
     let (cpu, slope) = (Cpu::new(isa, threads), 0.05);
     let stride = shape.in_channels.next_multiple_of(16);
     let out_stride = shape.out_channels.next_multiple_of(16);
@@ -35,7 +42,11 @@ fn run(isa: Isa, threads: usize, numerics: Numerics, shape: &ConvShape, height: 
         for y in rows_now.clone() {
             let whole = &out[y * out_width * out_stride..][..out_width * out_stride];
             for (a, b) in to.as_rows().row(y).chunks_exact(out_stride).zip(whole.chunks_exact(out_stride)) {
-                assert_eq!(a[..shape.out_channels], b[..shape.out_channels], "{isa} {shape:?}: row {y} differs in a window");
+                assert_eq!(
+                    a[..shape.out_channels],
+                    b[..shape.out_channels],
+                    "{isa} {shape:?}: row {y} differs in a window"
+                );
             }
         }
         y = rows_now.end;
@@ -61,7 +72,12 @@ fn check(shape: ConvShape, height: usize, width: usize) {
             for (numerics, tolerance) in [(Numerics::Strict, 1e-4), (Numerics::Relaxed, 3e-4)] {
                 let (found, wanted) = run(isa, threads, numerics, &shape, height, width);
                 let wanted: Vec<f32> = wanted.iter().map(|&v| v as f32).collect();
-                close(&found, &wanted, tolerance, &format!("{isa} {threads} threads {numerics:?} {shape:?} {height}x{width}"));
+                close(
+                    &found,
+                    &wanted,
+                    tolerance,
+                    &format!("{isa} {threads} threads {numerics:?} {shape:?} {height}x{width}"),
+                );
             }
             let (found, wanted) = run(isa, threads, Numerics::Bf16, &shape, height, width);
             let energy = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();

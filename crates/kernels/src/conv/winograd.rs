@@ -315,7 +315,11 @@ impl Block<'_> {
 
     /// Writes `leaky_relu(Aᵀ M A + bias) + residual`.
     #[inline(always)]
-    unsafe fn transform_output<V: Simd, T: Transform<OUT, IN>, const OUT: usize, const IN: usize>(&self, m: *const f32, plane: usize) {
+    unsafe fn transform_output<V: Simd, T: Transform<OUT, IN>, const OUT: usize, const IN: usize>(
+        &self,
+        m: *const f32,
+        plane: usize,
+    ) {
         let job = self.job;
         let padded_out = self.weights.padded_out;
         let height = job.rows.end.min(self.y + OUT);
@@ -347,7 +351,8 @@ impl Block<'_> {
                             *value = half.assume_init_ref()[i];
                         }
                         let to = job.out.pixel(y, x).add(o);
-                        let residual = job.residual.as_ref().map(|r| (r.row(y).as_ptr().add(x * r.stride() + o), r.stride()));
+                        let residual =
+                            job.residual.as_ref().map(|r| (r.row(y).as_ptr().add(x * r.stride() + o), r.stride()));
                         for (k, value) in T::output(row).into_iter().enumerate().take(columns) {
                             let mut value = value.add(bias);
                             if job.slope != 1.0 {

@@ -202,25 +202,25 @@ tiles!(tiles_2, 2,
     ],
     store: ["tilestored [{c} + {ldc}*1], tmm0", "tilestored [{c} + {ldc}*1 + 64], tmm1"]);
 tiles!(tiles_3, 3,
-    zero: ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2"],
-    step: [
-        "tileloadd tmm5, [{b} + {ldb}*1]", "tdpbf16ps tmm0, tmm4, tmm5",
-        "tileloadd tmm6, [{b} + {ldb}*1 + 64]", "tdpbf16ps tmm1, tmm4, tmm6",
-        "tileloadd tmm7, [{b} + {ldb}*1 + 128]", "tdpbf16ps tmm2, tmm4, tmm7"
-    ],
-    store: [
-        "tilestored [{c} + {ldc}*1], tmm0", "tilestored [{c} + {ldc}*1 + 64], tmm1",
-        "tilestored [{c} + {ldc}*1 + 128], tmm2"
-    ]);
+zero: ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2"],
+step: [
+    "tileloadd tmm5, [{b} + {ldb}*1]", "tdpbf16ps tmm0, tmm4, tmm5",
+    "tileloadd tmm6, [{b} + {ldb}*1 + 64]", "tdpbf16ps tmm1, tmm4, tmm6",
+    "tileloadd tmm7, [{b} + {ldb}*1 + 128]", "tdpbf16ps tmm2, tmm4, tmm7"
+],
+store: [
+    "tilestored [{c} + {ldc}*1], tmm0", "tilestored [{c} + {ldc}*1 + 64], tmm1",
+    "tilestored [{c} + {ldc}*1 + 128], tmm2"
+]);
 tiles!(tiles_4, 4,
-    zero: ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"],
-    step: [
-        "tileloadd tmm5, [{b} + {ldb}*1]", "tdpbf16ps tmm0, tmm4, tmm5",
-        "tileloadd tmm6, [{b} + {ldb}*1 + 64]", "tdpbf16ps tmm1, tmm4, tmm6",
-        "tileloadd tmm7, [{b} + {ldb}*1 + 128]", "tdpbf16ps tmm2, tmm4, tmm7",
-        "tileloadd tmm5, [{b} + {ldb}*1 + 192]", "tdpbf16ps tmm3, tmm4, tmm5"
-    ],
-    store: [
-        "tilestored [{c} + {ldc}*1], tmm0", "tilestored [{c} + {ldc}*1 + 64], tmm1",
-        "tilestored [{c} + {ldc}*1 + 128], tmm2", "tilestored [{c} + {ldc}*1 + 192], tmm3"
-    ]);
+zero: ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"],
+step: [
+    "tileloadd tmm5, [{b} + {ldb}*1]", "tdpbf16ps tmm0, tmm4, tmm5",
+    "tileloadd tmm6, [{b} + {ldb}*1 + 64]", "tdpbf16ps tmm1, tmm4, tmm6",
+    "tileloadd tmm7, [{b} + {ldb}*1 + 128]", "tdpbf16ps tmm2, tmm4, tmm7",
+    "tileloadd tmm5, [{b} + {ldb}*1 + 192]", "tdpbf16ps tmm3, tmm4, tmm5"
+],
+store: [
+    "tilestored [{c} + {ldc}*1], tmm0", "tilestored [{c} + {ldc}*1 + 64], tmm1",
+    "tilestored [{c} + {ldc}*1 + 128], tmm2", "tilestored [{c} + {ldc}*1 + 192], tmm3"
+]);

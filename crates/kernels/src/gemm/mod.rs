@@ -227,7 +227,15 @@ impl Product<'_> {
         #[cfg(target_arch = "x86_64")]
         if BF16 && self.b.isa == Isa::Amx {
             // SAFETY: the caller's promise; that level is offered only where AMX works.
-            return unsafe { self.multiply_amx() };
+            unsafe {
+                self.multiply_amx();
+                if self.has_epilogue() {
+                    for panel in &self.b.panels {
+                        self.finish::<V>(panel.column, panel.vectors, 0, self.m);
+                    }
+                }
+            }
+            return;
         }
         for panel in &self.b.panels {
             // SAFETY: the panel lies within `data`; rows and columns are the caller's promise.
@@ -301,10 +309,14 @@ impl Product<'_> {
                     sum.store(c.add(i * self.ldc + j * V::LANES));
                 }
             }
-            if !self.bias.is_null() || self.slope != 1.0 || !self.residual.is_null() {
+            if self.has_epilogue() {
                 self.finish::<V>(panel.column, NV, row, MR);
             }
         }
+    }
+
+    fn has_epilogue(&self) -> bool {
+        !self.bias.is_null() || self.slope != 1.0 || !self.residual.is_null()
     }
 
     /// Applies the epilogue to `vectors` columns from `column` on, of `height` rows from `row` on.

@@ -36,7 +36,8 @@ fn outputs(weights: &Weights, name: &str) -> usize {
 
 /// `a · b` for row-major matrices of `m × k` and `k × n`, summed in `f64`.
 fn product(a: &[f32], b: &[f32], m: usize, k: usize, n: usize) -> Vec<f32> {
-    let cell = |i: usize, j: usize| (0..k).map(|x| f64::from(a[i * k + x]) * f64::from(b[x * n + j])).sum::<f64>() as f32;
+    let cell =
+        |i: usize, j: usize| (0..k).map(|x| f64::from(a[i * k + x]) * f64::from(b[x * n + j])).sum::<f64>() as f32;
     (0..m * n).map(|at| cell(at / n, at % n)).collect()
 }
 
@@ -103,7 +104,13 @@ impl Rlfn {
     }
 }
 
-fn load_block(isa: Isa, numerics: Numerics, weights: &Weights, name: &str, [c, mid, f]: [usize; 3]) -> Result<Block, Error> {
+fn load_block(
+    isa: Isa,
+    numerics: Numerics,
+    weights: &Weights,
+    name: &str,
+    [c, mid, f]: [usize; 3],
+) -> Result<Block, Error> {
     let conv = |part: &str, shape: ConvShape| -> Result<PackedConv, Error> {
         let side = shape.kernel[0];
         let l = layer(weights, &format!("{name}.{part}"), [shape.out_channels, shape.in_channels, side, side])?;
@@ -145,7 +152,10 @@ fn reorder_tail(tail: &Layer, scale: usize, range: f32) -> Layer {
     let per_output = tail.weight.len() / outputs;
     let source = |o: usize| (o % 3) * scale * scale + o / 3;
     Layer {
-        weight: (0..outputs).flat_map(|o| &tail.weight[source(o) * per_output..][..per_output]).map(|w| w / range).collect(),
+        weight: (0..outputs)
+            .flat_map(|o| &tail.weight[source(o) * per_output..][..per_output])
+            .map(|w| w / range)
+            .collect(),
         bias: (0..outputs).map(|o| tail.bias[source(o)] / range).collect(),
     }
 }

@@ -79,7 +79,8 @@ struct Block {
 impl Rlfn {
     /// Floats of scratch that any layer needs.
     fn scratch_len(&self, cpu: &Cpu) -> usize {
-        let blocks = self.blocks.iter().flat_map(|b| [&b.first, &b.second, &b.third, &b.mix, &b.reduce, &b.half, &b.coarse]);
+        let blocks =
+            self.blocks.iter().flat_map(|b| [&b.first, &b.second, &b.third, &b.mix, &b.reduce, &b.half, &b.coarse]);
         let layers = [&self.head, &self.body, &self.tail].into_iter().chain(blocks).map(|layer| layer.scratch_len(cpu));
         layers.chain(self.blocks.iter().map(|b| b.gate.scratch_len(cpu))).max().unwrap_or(0)
     }
@@ -101,7 +102,8 @@ impl SuperResolution for Rlfn {
     fn macs(&self, width: usize, height: usize) -> u64 {
         let [c, mid, f, s] = [self.channels, self.mid_channels, self.attention_channels, self.scale].map(|n| n as u64);
         let ((half_h, coarse_h), (half_w, coarse_w)) = (attention_sides(height), attention_sides(width));
-        let [pixels, half, coarse] = [(width, height), (half_w, half_h), (coarse_w, coarse_h)].map(|(w, h)| (w * h) as u64);
+        let [pixels, half, coarse] =
+            [(width, height), (half_w, half_h), (coarse_w, coarse_h)].map(|(w, h)| (w * h) as u64);
         let block = pixels * (18 * c * mid + 9 * mid * mid + c * c + 2 * c * f + f * f) + (half + coarse) * 9 * f * f;
         pixels * (27 * c + 9 * c * c + 27 * c * s * s) + self.blocks.len() as u64 * block
     }

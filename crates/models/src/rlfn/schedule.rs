@@ -173,7 +173,7 @@ impl Schedule {
             let third = block.third - block.gate.min(2 * block.half);
 
             let (half_height, coarse_height) = attention_sides(height);
-            let end = if block.third == height { half_height } else { (block.third + 1) / 2 };
+            let end = if block.third == height { half_height } else { block.third.div_ceil(2) };
             let rows = block.half..end.saturating_sub(usize::from(block.third < height)).max(block.half);
             block.half = rows.end;
             visit(Step::Half(b, rows.clone()), &rows);
@@ -265,7 +265,10 @@ mod tests {
                     assert!(steps < 10 * height, "no progress at height {height}, band {band}: {done:?}");
                 }
                 let (half, coarse) = attention_sides(height);
-                assert_eq!(done, [height, height, height, height, height, half, coarse, coarse, height, height, height]);
+                assert_eq!(
+                    done,
+                    [height, height, height, height, height, half, coarse, coarse, height, height, height]
+                );
             }
         }
     }
