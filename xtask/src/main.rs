@@ -4,6 +4,7 @@ mod cross;
 mod licences;
 
 use anyhow::{Context, bail};
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
@@ -32,10 +33,12 @@ fn command(program: &str, arguments: &str) -> Command {
 
 /// Runs `command` to its end; another exit status than success is an error.
 fn run(command: &mut Command) -> anyhow::Result<()> {
-    println!("$ {command:?}");
-    let status = command.status().with_context(|| format!("cannot start {:?}", command.get_program()))?;
+    let words: Vec<&OsStr> = std::iter::once(command.get_program()).chain(command.get_args()).collect();
+    let line = words.join(OsStr::new(" ")).display().to_string();
+    println!("$ {line}");
+    let status = command.status().with_context(|| format!("cannot start {line}"))?;
     if !status.success() {
-        bail!("{status}: {command:?}");
+        bail!("{status}: {line}");
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Released checkpoints against their golden vectors. The data stays outside the repository: `SUPPLE_SPECS` names its
-//! folder, else `../shared/specs` beside the checkout; where there is none the tests say so and pass.
+//! Released checkpoints against their golden vectors. The data is not part of the project: `SUPPLE_SPECS` names its
+//! folder; where there is none the tests say so and pass.
 
 mod common;
 

@@ -50,7 +50,7 @@ pub enum Error {
         detail: String,
     },
     /// The header announces more pixels than allowed.
-    #[error("{name}: {width}x{height} is {} Mpixel, the limit is {} Mpixel", .width * .height / 1_000_000, .limit / 1_000_000)]
+    #[error("{name}: {width}x{height} is {:.1} Mpixel, the limit is {:.1} Mpixel", (.width * .height) as f64 / 1e6, *.limit as f64 / 1e6)]
     TooManyPixels {
         /// Name of the file or stream.
         name: String,

@@ -1,5 +1,5 @@
-//! The evaluation's baseline on the standard sets, against the published protocol (specs/super_resolution.md, section
-//! 3.3). The sets are not part of the project: `SUPPLE_SPECS` or `../shared/specs` beside the workspace has them.
+//! The evaluation's baseline on the standard sets, against the published protocol. The sets are
+//! not part of the project: `SUPPLE_SPECS` names the folder that has them; where there is none the tests say so.
 
 mod common;
 
@@ -9,9 +9,7 @@ use supple::evaluate::{Candidate, pictures_in, sr, sr_picture};
 use supple::{Picture, Upscaler};
 
 fn set(name: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("SUPPLE_SPECS")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/specs"));
+    let root = std::env::var_os("SUPPLE_SPECS").map(PathBuf::from).unwrap_or_default();
     let folder = root.join("data/super_resolution").join(name);
     if !folder.is_dir() {
         eprintln!("skipped: {} is not there", folder.display());

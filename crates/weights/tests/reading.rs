@@ -99,21 +99,20 @@ fn embedded_weights_are_read_in_place() {
     assert!(Weights::from_bytes("array", include_bytes!("good/plain.pth")).is_ok());
 }
 
-/// The folder of released checkpoints and golden data: `SUPPLE_SPECS`, or `../shared/specs` beside the workspace.
+/// The folder of released checkpoints and golden data that `SUPPLE_SPECS` names, if there is one.
 fn specs() -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/specs");
-    let path = std::env::var_os("SUPPLE_SPECS").map_or(beside, PathBuf::from);
-    let found = path.join("data/super_resolution/original").is_dir();
-    if !found {
-        println!("skipped: no released checkpoints at {} (set SUPPLE_SPECS)", path.display());
+    let path = std::env::var_os("SUPPLE_SPECS").map(PathBuf::from);
+    let found = path.filter(|path| path.join("data/super_resolution/original").is_dir());
+    if found.is_none() {
+        println!("skipped: SUPPLE_SPECS names no folder of released checkpoints");
     }
-    found.then_some(path)
+    found
 }
 
 #[test]
 fn released_checkpoints_are_read_whole() {
     let Some(specs) = specs() else { return };
-    // Tensors and parameters as `specs/reference/super_resolution/readpth.py` counts them.
+    // Tensors and parameters as published.
     let released = [
         ("ditn/DITN_Real_x4.pth", 122, 444_112),
         ("ditn/DITN_Real_GAN_x4.pth", 122, 444_112),

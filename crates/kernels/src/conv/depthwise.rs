@@ -1,6 +1,6 @@
 //! Depthwise convolution with stride 1 that keeps the picture's size: one filter a channel.
 //!
-//! `out[y][x][c] = bias[c] + Σ in[y + ky·d − p][x + kx·d − p][c] · w[c][ky][kx] (+ residual[y][x][c])`
+//! `out[y][x][c] = leaky_relu(bias[c] + Σ in[y + ky·d − p][x + kx·d − p][c] · w[c][ky][kx]) (+ residual[y][x][c])`
 //!
 //! | argument | shape |
 //! |---|---|
@@ -13,7 +13,7 @@
 //! the right edge are done one at a time, several vectors together. Either way a sum starts with the bias and takes its
 //! taps in the same order, so results do not depend on the split into tiles.
 
-use super::{Out, pad_bias};
+use super::{ConvShape, Out, pad_bias};
 use crate::simd::{Kernel, Simd, dispatch, lanes};
 use crate::{AlignedBuf, Cpu, Isa, Rows, RowsMut};
 use std::ops::Range;
@@ -36,6 +36,16 @@ pub struct PackedDepthwise {
 }
 
 impl PackedDepthwise {
+    /// Whether a convolution of this shape can be computed here.
+    pub fn takes(shape: &ConvShape) -> bool {
+        let one_a_channel = shape.groups == shape.in_channels && shape.groups == shape.out_channels;
+        let keeps_size = (0..2).all(|i| {
+            let reach = shape.kernel[i].checked_sub(1).and_then(|k| k.checked_mul(shape.dilation[i]));
+            shape.kernel[i] <= MAX_KERNEL && reach.is_some() && reach == shape.padding[i].checked_mul(2)
+        });
+        one_a_channel && keeps_size && shape.stride == [1; 2]
+    }
+
     /// Packs `weights` (`[channels][1][kernel height][kernel width]`) and `bias` (`[channels]`).
     ///
     /// # Panics
@@ -85,10 +95,12 @@ impl PackedDepthwise {
     }
 
     /// Computes rows `rows` of a picture of `height` rows. Input rows that lie in the picture and in reach of `rows` must
-    /// be held by `input`; `residual`, of the output's shape, is added.
+    /// be held by `input`. `slope` is that of the leaky ReLU (1 for none); `residual`, of the output's shape, is added after
+    /// it.
     ///
     /// # Panics
     /// If widths or pixel strides do not fit, or the output does not hold so many rows.
+    #[allow(clippy::too_many_arguments)]
     pub fn run(
         &self,
         cpu: &Cpu,
@@ -96,6 +108,7 @@ impl PackedDepthwise {
         height: usize,
         out: &mut RowsMut<'_>,
         rows: Range<usize>,
+        slope: f32,
         residual: Option<Rows<'_>>,
     ) {
         let width = input.width();
@@ -124,6 +137,7 @@ impl PackedDepthwise {
                 columns,
                 out: to,
                 out_stride: out.stride,
+                slope,
                 residual,
                 residual_stride,
             };
@@ -154,7 +168,8 @@ impl PackedDepthwise {
         let padded = self.padded_channels();
         assert!(out_stride >= padded && out.len() >= (columns.len() - 1) * out_stride + padded, "depthwise: output");
         let (out, residual) = (out.as_mut_ptr(), std::ptr::null());
-        let strip = Strip { of: self, input, height, y, columns, out, out_stride, residual, residual_stride: 0 };
+        let strip =
+            Strip { of: self, input, height, y, columns, out, out_stride, slope: 1.0, residual, residual_stride: 0 };
         // SAFETY: packed for this instruction set, and the sizes were checked above.
         unsafe { dispatch(self.isa, strip) }
     }
@@ -175,6 +190,7 @@ struct Strip<'a> {
     /// Where the first of `columns` goes.
     out: *mut f32,
     out_stride: usize,
+    slope: f32,
     /// Residual of the first of `columns`, or null.
     residual: *const f32,
     residual_stride: usize,
@@ -336,6 +352,9 @@ impl Strip<'_> {
         // SAFETY: the pixel is one of `columns`.
         unsafe {
             let mut sum = sum;
+            if self.slope != 1.0 {
+                sum = sum.max(sum.mul(V::splat(self.slope)));
+            }
             if !self.residual.is_null() {
                 sum = sum.add(V::load(self.residual.add(pixel * self.residual_stride + v * V::LANES)));
             }
@@ -347,7 +366,7 @@ impl Strip<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conv::{ConvShape, conv2d_reference};
+    use crate::conv::conv2d_reference;
     use crate::testing::{close, noise};
 
     fn check(channels: usize, kernel: [usize; 2], dilation: [usize; 2], height: usize, width: usize) {
@@ -378,7 +397,7 @@ mod tests {
             let mut out = vec![f32::NAN; height * width * stride];
             let mut to = RowsMut::new(&mut out, height, width, stride);
             let add = Rows::new(&residual, height, width, stride);
-            packed.run(&Cpu::new(isa, 2), rows, height, &mut to, 0..height, Some(add));
+            packed.run(&Cpu::new(isa, 2), rows, height, &mut to, 0..height, 1.0, Some(add));
             for (i, pixel) in out.chunks_exact(stride).enumerate() {
                 let wanted: Vec<f32> = (0..channels)
                     .map(|c| (wanted[i * channels + c] + f64::from(residual[i * stride + c])) as f32)
@@ -394,6 +413,7 @@ mod tests {
                 height,
                 &mut RowsMut::new(&mut whole, height, width, stride),
                 0..height,
+                1.0,
                 None,
             );
             for y in 0..height {

@@ -10,10 +10,10 @@
 //!
 //! Pixels outside the picture count as zero. The way to compute is chosen when the weights are packed:
 //!
-//! * [`winograd`]: 3×3, stride 1, dense — 2.25 or fewer multiplications an output instead of 9;
+//! * `winograd`: 3×3, stride 1, dense — 2.25 or fewer multiplications an output instead of 9;
 //! * pointwise: 1×1 — one matrix product straight from the input rows;
 //! * [`depthwise`]: one filter a channel, stride 1;
-//! * [`im2col`]: everything else — patches gathered into scratch, then a matrix product.
+//! * `im2col`: everything else — patches gathered into scratch, then a matrix product.
 //!
 //! Every output is the same sum in the same order whatever the split into rows, columns and threads.
 
@@ -24,6 +24,7 @@ mod winograd;
 
 use crate::pool::SendPtr;
 use crate::{Cpu, Isa, Rows, RowsMut};
+use depthwise::PackedDepthwise;
 use im2col::Im2col;
 pub use reference::conv2d_reference;
 use std::ops::Range;
@@ -77,7 +78,10 @@ impl ConvShape {
     pub fn is_valid(&self) -> bool {
         let channels = self.in_channels > 0 && self.out_channels > 0 && self.groups > 0;
         let steps = [self.kernel, self.stride, self.dilation].iter().flatten().all(|&n| n > 0);
-        channels && steps && self.in_channels.is_multiple_of(self.groups) && self.out_channels.is_multiple_of(self.groups)
+        channels
+            && steps
+            && self.in_channels.is_multiple_of(self.groups)
+            && self.out_channels.is_multiple_of(self.groups)
     }
 
     /// Number of weights; `None` if that overflows.
@@ -97,6 +101,7 @@ pub struct PackedConv {
 #[derive(Clone, Debug)]
 enum Way {
     Winograd(Winograd),
+    Depthwise(PackedDepthwise),
     Im2col(Im2col),
 }
 
@@ -131,6 +136,11 @@ impl PackedConv {
             };
         }
         check_arguments(shape, weights, bias);
+        if PackedDepthwise::takes(shape) {
+            let ConvShape { kernel, dilation, padding, .. } = *shape;
+            let packed = PackedDepthwise::pack(isa, shape.groups, kernel, dilation, padding, weights, bias);
+            return PackedConv { shape: *shape, way: Way::Depthwise(packed) };
+        }
         PackedConv { shape: *shape, way: Way::Im2col(Im2col::pack(isa, numerics, shape, weights, bias)) }
     }
 
@@ -153,6 +163,7 @@ impl PackedConv {
     pub fn scratch_len(&self, cpu: &Cpu) -> usize {
         let per_thread = match &self.way {
             Way::Winograd(w) => w.scratch_len(),
+            Way::Depthwise(_) => 0,
             Way::Im2col(w) => w.scratch_len(),
         };
         per_thread * cpu.threads()
@@ -163,7 +174,7 @@ impl PackedConv {
     pub fn row_step(&self) -> usize {
         match &self.way {
             Way::Winograd(w) => w.numerics().tile_side(),
-            Way::Im2col(_) => 1,
+            Way::Depthwise(_) | Way::Im2col(_) => 1,
         }
     }
 
@@ -196,6 +207,7 @@ impl PackedConv {
         assert!(rows.len() <= out.capacity(), "convolution: more rows than the output holds");
         let stride = match &self.way {
             Way::Winograd(w) => w.padded_in(),
+            Way::Depthwise(w) => w.padded_channels(),
             Way::Im2col(w) => w.in_stride(),
         };
         assert!(input.stride() >= stride, "convolution: input pixel stride {} below {stride}", input.stride());
@@ -205,16 +217,18 @@ impl PackedConv {
             assert!(r.width() == out_width && r.stride() >= padded, "convolution: residual shape");
         }
         assert!(scratch.len() >= self.scratch_len(cpu), "convolution: scratch");
-        let job = Job { input, height, out: Out::new(out), rows, slope, residual };
+        let job = |out| Job { input, height, out: Out::new(out), rows: rows.clone(), slope, residual };
         match &self.way {
-            Way::Winograd(w) => w.run(cpu, &job, scratch),
-            Way::Im2col(w) => w.run(cpu, &job, scratch),
+            Way::Winograd(w) => w.run(cpu, &job(out), scratch),
+            Way::Depthwise(w) => w.run(cpu, input, height, out, rows, slope, residual),
+            Way::Im2col(w) => w.run(cpu, &job(out), scratch),
         }
     }
 
     fn isa(&self) -> Isa {
         match &self.way {
             Way::Winograd(w) => w.isa(),
+            Way::Depthwise(w) => w.isa(),
             Way::Im2col(w) => w.isa(),
         }
     }

@@ -6,7 +6,7 @@
 //! the registers allow.
 //!
 //! Operands are `f32` or bf16, sums are always `f32`. In bf16 two values of neighbouring `k` make one 32-bit lane, in `A`
-//! as in the packed `B`, and `A` is `m × ⌈k/2⌉` such pairs; only [`Product`] takes those.
+//! as in the packed `B`, and `A` is `m × ⌈k/2⌉` such pairs; only `Product` takes those.
 //!
 //! | shape | |
 //! |---|---|

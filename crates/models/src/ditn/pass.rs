@@ -193,7 +193,7 @@ impl<'a> Pass<'a> {
             }
             Work::Near(u, s) => {
                 let (layer, of) = (&network.units[u].spatial[s], &mut units[u].spatial[s]);
-                layer.near.run(cpu, of.context.rows(), height, &mut of.near.rows_mut(), rows, None);
+                layer.near.run(cpu, of.context.rows(), height, &mut of.near.rows_mut(), rows, 1.0, None);
             }
             Work::Mix(u, s) => {
                 mix(network, cpu, &network.units[u].spatial[s], &mut units[u].spatial[s], height, rows, scratch);

@@ -6,15 +6,14 @@ use std::path::{Path, PathBuf};
 use supple_models::{SuperResolution, Window};
 use supple_tensor::Cpu;
 
-/// The folder of specifications with verification data, if there is one.
+/// The folder of verification data that `SUPPLE_SPECS` names, if there is one.
 pub fn specs() -> Option<PathBuf> {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/specs");
-    let path = std::env::var_os("SUPPLE_SPECS").map_or(default, PathBuf::from);
-    let found = path.join("data/super_resolution").is_dir();
-    if !found {
-        println!("skipped: no verification data at {}", path.display());
+    let path = std::env::var_os("SUPPLE_SPECS").map(PathBuf::from);
+    let found = path.filter(|path| path.join("data/super_resolution").is_dir());
+    if found.is_none() {
+        println!("skipped: SUPPLE_SPECS names no folder of verification data");
     }
-    found.then_some(path)
+    found
 }
 
 /// An array of `f32`.

@@ -104,7 +104,8 @@ pub struct Compute {
     #[arg(long, value_enum, default_value_t = Precision::Auto, hide_possible_values = true)]
     pub precision: Precision,
 
-    /// Memory to work in, such as 500M or 2G [default: a quarter of the machine's]. The result does not depend on it
+    /// Memory to work in, such as 500M or 2G [default: a quarter of the machine's,
+    /// at most 1.4G]. The result does not depend on it
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub max_memory: Option<u64>,
 }

@@ -89,11 +89,13 @@ fn job(input: &Input, several: bool, naming: &Naming<'_>) -> Result<Job, Problem
             ready(Target::Stdout, any_format)
         }
         (Some(out), _) if several || is_folder(out) => {
-            if !several || !out.exists() || out.is_dir() {
+            // `x.png` is a picture's name, unless a folder is called that already or a slash says so.
+            let picture = PictureFormat::from_path(out).is_some() && !is_folder(out);
+            if !several || out.is_dir() || !(out.exists() || picture) {
                 return ready(Target::File(out.join(&input.relative).with_file_name(file_name())), any_format);
             }
-            let message = format!("{} is a file, and several inputs need a folder", out.display());
-            Err(Problem::usage(message).hint("name a folder with -o"))
+            let message = format!("{} names a file, and several inputs need a folder", out.display());
+            Err(Problem::usage(message).hint("name a folder with -o; one that ends with a slash is made if need be"))
         }
         (Some(out), _) => {
             let format = match (PictureFormat::from_path(out).filter(|f| f.can_write()), naming.format) {
