@@ -85,7 +85,8 @@ fn a_folder_that_cannot_be_written_is_found_before_the_work() {
     sandbox.picture("a.png");
     sandbox.write("file.txt", b"a file");
     sandbox.run(&["upscale", "a.png", "-o", "file.txt/out.png"]).exits(1).says("file.txt");
-    sandbox.run(&["upscale", "a.png", "a.png", "-o", "file.txt"]).exits(2).says("file.txt is a file");
+    sandbox.run(&["upscale", "a.png", "a.png", "-o", "file.txt"]).exits(2).says("file.txt names a file");
+    sandbox.run(&["upscale", "a.png", "file.txt", "-o", "new.png"]).exits(2).says("new.png names a file");
     if Path::new("/proc/self").exists() {
         sandbox.run(&["upscale", "a.png", "-o", "/proc/out.png"]).exits(1).says("/proc");
         sandbox.run(&["upscale", "a.png", "-o", "/proc/new/"]).exits(1).says("/proc/new");

@@ -11,7 +11,7 @@ use supple_tensor::rows::RowBuffer;
 /// Slope of the leaky ReLU in blocks.
 const SLOPE: f32 = 0.05;
 /// Pixels that a step should have for each thread, so that it finds enough work between two barriers.
-const STEP_PIXELS: usize = 2048;
+const STEP_PIXELS: usize = 4096;
 
 /// Memory up to which buffers are kept, in bytes.
 const KEEP: usize = 128 << 20;
