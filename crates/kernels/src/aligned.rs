@@ -1,10 +1,13 @@
 //! A buffer of floats that starts on a 64-byte boundary, so that vector loads never straddle a cache line.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use crate::system::prefer_huge_pages;
+use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 const ALIGN: usize = 64;
+/// Buffers of at least this many bytes start on a multiple of it, so that the system can back them by huge pages.
+const HUGE_PAGE: usize = 2 << 20;
 
 /// A zero-initialised, 64-byte aligned buffer of `f32`.
 pub struct AlignedBuf {
@@ -27,9 +30,15 @@ impl AlignedBuf {
             return AlignedBuf { ptr: NonNull::dangling(), len: 0 };
         }
         let layout = Self::layout(len);
+        let huge = layout.align() == HUGE_PAGE;
         // SAFETY: the layout is not empty.
-        let raw = unsafe { alloc_zeroed(layout) };
+        let raw = unsafe { if huge { alloc(layout) } else { alloc_zeroed(layout) } };
         let Some(ptr) = NonNull::new(raw.cast()) else { handle_alloc_error(layout) };
+        if huge {
+            prefer_huge_pages(raw, layout.size());
+            // SAFETY: `raw` was allocated with this size just now.
+            unsafe { raw.write_bytes(0, layout.size()) }
+        }
         AlignedBuf { ptr, len }
     }
 
@@ -41,7 +50,8 @@ impl AlignedBuf {
     }
 
     fn layout(len: usize) -> Layout {
-        Layout::array::<f32>(len).and_then(|l| l.align_to(ALIGN)).expect("buffer length fits the address space")
+        let align = if len * size_of::<f32>() >= HUGE_PAGE { HUGE_PAGE } else { ALIGN };
+        Layout::array::<f32>(len).and_then(|l| l.align_to(align)).expect("buffer length fits the address space")
     }
 }
 
@@ -87,7 +97,7 @@ mod tests {
 
     #[test]
     fn starts_on_a_cache_line_and_is_zero() {
-        for len in [0, 1, 15, 1000] {
+        for len in [0, 1, 15, 1000, HUGE_PAGE / 4, HUGE_PAGE / 4 + 1] {
             let buf = AlignedBuf::zeroed(len);
             assert_eq!(buf.len(), len);
             assert!(len == 0 || (buf.as_ptr() as usize).is_multiple_of(ALIGN));

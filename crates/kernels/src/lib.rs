@@ -31,6 +31,7 @@ pub mod resize;
 pub mod rows;
 pub mod simd;
 pub mod spatial_attention;
+mod system;
 #[doc(hidden)]
 pub mod testing;
 

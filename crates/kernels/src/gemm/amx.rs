@@ -5,6 +5,8 @@
 //! the whole of `k`.
 
 use super::Product;
+#[cfg(target_os = "linux")]
+use crate::system;
 use std::arch::asm;
 use std::sync::OnceLock;
 
@@ -52,7 +54,7 @@ fn permitted() -> bool {
     const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
     const XFEATURE_XTILEDATA: usize = 18;
     // SAFETY: this call touches no memory; it only asks for the right to use the tile registers.
-    unsafe { system_call(ARCH_PRCTL, [ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA, 0, 0]) == 0 }
+    unsafe { system::call(ARCH_PRCTL, [ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA, 0, 0]) == 0 }
 }
 
 /// Runs the instructions once in a child process, which dies in our place if they fault.
@@ -65,15 +67,15 @@ fn probed() -> bool {
     // SAFETY: between fork and exit the child makes no call into any library and touches only its own copy of memory;
     // `status` outlives the wait.
     unsafe {
-        let child = system_call(FORK, [0; 4]);
+        let child = system::call(FORK, [0; 4]);
         if child == 0 {
             configure();
             asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tdpbf16ps tmm0, tmm1, tmm2", options(nostack));
             release();
-            system_call(EXIT_GROUP, [0; 4]);
+            system::call(EXIT_GROUP, [0; 4]);
         }
         child > 0 && {
-            let waited = system_call(WAIT4, [child as usize, &raw mut status as usize, 0, 0]);
+            let waited = system::call(WAIT4, [child as usize, &raw mut status as usize, 0, 0]);
             waited == child && status == 0
         }
     }
@@ -87,28 +89,6 @@ fn permitted() -> bool {
 #[cfg(not(target_os = "linux"))]
 fn probed() -> bool {
     false
-}
-
-/// # Safety
-/// The call must be one that is sound with these arguments.
-#[cfg(target_os = "linux")]
-unsafe fn system_call(number: usize, arguments: [usize; 4]) -> isize {
-    let result: isize;
-    // SAFETY: the caller's promise; the registers are those of the x86-64 convention.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number as isize => result,
-            in("rdi") arguments[0],
-            in("rsi") arguments[1],
-            in("rdx") arguments[2],
-            in("r10") arguments[3],
-            lateout("rcx") _,
-            lateout("r11") _,
-            options(nostack)
-        );
-    }
-    result
 }
 
 /// # Safety
