@@ -29,7 +29,7 @@ pub enum Numerics {
     /// Three times that, for a fifth fewer multiplications: tiles of 6×6.
     Relaxed,
     /// Tiles of 4×4 whose transformed inputs and weights are rounded to bf16. Worth it where the CPU multiplies bf16 faster
-    /// than `f32`, see [`has_bf16`](crate::simd::has_bf16). (Tiles of 6×6 would be a twentieth faster and err twice as much.)
+    /// than `f32`, see [`bf16_is_fast`](crate::simd::bf16_is_fast). (Tiles of 6×6 would be a twentieth faster and err twice as much.)
     Bf16,
 }
 

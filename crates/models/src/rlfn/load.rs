@@ -4,7 +4,7 @@ use super::{Block, Rlfn};
 use crate::{Error, Precision};
 use supple_tensor::kernels::conv::{ConvShape, Numerics, PackedConv};
 use supple_tensor::kernels::gemm::PackedMatrix;
-use supple_tensor::kernels::simd::has_bf16;
+use supple_tensor::kernels::simd::bf16_is_fast;
 use supple_tensor::kernels::spatial_attention::Gate;
 use supple_tensor::{Cpu, Isa};
 use supple_weights::Weights;
@@ -51,7 +51,7 @@ impl Rlfn {
         // The first and the last layers are the picture itself; those between bear coarser rounding.
         let (numerics, inner) = match precision {
             Precision::F32 => (Numerics::Strict, Numerics::Strict),
-            _ if has_bf16(isa) => (Numerics::Strict, Numerics::Bf16),
+            _ if bf16_is_fast(isa) => (Numerics::Strict, Numerics::Bf16),
             _ => (Numerics::Relaxed, Numerics::Relaxed),
         };
         let c = outputs(weights, "conv_1");
