@@ -1,6 +1,6 @@
-//! The parts of RLFN's enhanced spatial attention that are not convolutions: max pooling of rows, and the gate.
+//! The gate of RLFN's enhanced spatial attention.
 //!
-//! The gate multiplies a feature map by a mask: `out = features · sigmoid(W·reduced + bias + resize(coarse))`, where
+//! It multiplies a feature map by a mask: `out = features · sigmoid(W·reduced + bias + resize(coarse))`, where
 //! `coarse` is a small map, resized bilinearly with PyTorch's `align_corners=False`.
 //!
 //! | argument | shape |
@@ -180,67 +180,6 @@ impl Kernel for GateBlock<'_> {
     }
 }
 
-/// Max pooling of rows without padding: output row `y` is the maximum over input rows `y · stride ..` and columns alike.
-///
-/// # Panics
-/// If shapes do not fit.
-pub fn max_pool_rows(
-    cpu: &Cpu,
-    input: Rows<'_>,
-    kernel: usize,
-    stride: usize,
-    out: &mut RowsMut<'_>,
-    rows: Range<usize>,
-) {
-    assert!(out.stride() == input.stride() && kernel > 0 && stride > 0, "max pool: pixel strides");
-    assert!((out.width() - 1) * stride + kernel <= input.width() && kernel <= input.capacity(), "max pool: sizes");
-    for y in rows {
-        // SAFETY: shapes were checked.
-        unsafe { dispatch(cpu.isa, PoolRow { input, kernel, stride, y, out }) }
-    }
-}
-
-struct PoolRow<'a, 'b> {
-    input: Rows<'a>,
-    kernel: usize,
-    stride: usize,
-    y: usize,
-    out: &'a mut RowsMut<'b>,
-}
-
-impl Kernel for PoolRow<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<V: Simd>(self) {
-        let channels = self.input.stride();
-        let whole = channels / V::LANES * V::LANES;
-        let out = self.out.row_mut(self.y);
-        for (x, to) in out.chunks_exact_mut(channels).enumerate() {
-            for ky in 0..self.kernel {
-                let row = &self.input.row(self.y * self.stride + ky)[x * self.stride * channels..];
-                for kx in 0..self.kernel {
-                    let from = &row[kx * channels..][..channels];
-                    if ky + kx == 0 {
-                        to.copy_from_slice(from);
-                        continue;
-                    }
-                    for c in (0..whole).step_by(V::LANES) {
-                        // SAFETY: `c + LANES <= channels`, the length of both slices.
-                        unsafe {
-                            let max = V::load(from.as_ptr().add(c)).max(V::load(to.as_ptr().add(c)));
-                            max.store(to.as_mut_ptr().add(c));
-                        }
-                    }
-                    for (to, &from) in to[whole..].iter_mut().zip(&from[whole..]) {
-                        *to = to.max(from);
-                    }
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -303,26 +242,6 @@ mod tests {
                             close(&[out[at]], &[wanted as f32], 2e-6, &format!("{isa} {width} at {y},{x},{c}"));
                         }
                     }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn pooling_takes_the_maximum() {
-        for isa in Isa::available() {
-            let cpu = Cpu::new(isa, 1);
-            for channels in [1, 16, 19] {
-                let (height, width) = (10, 14);
-                let input = noise(height * width * channels, 1);
-                let (out_height, out_width) = ((height - 7) / 3 + 1, (width - 7) / 3 + 1);
-                let mut out = vec![0.0; out_height * out_width * channels];
-                let mut to = RowsMut::new(&mut out, out_height, out_width, channels);
-                max_pool_rows(&cpu, Rows::new(&input, height, width, channels), 7, 3, &mut to, 0..out_height);
-                for (i, &value) in out.iter().enumerate() {
-                    let (y, x, c) = (i / channels / out_width, i / channels % out_width, i % channels);
-                    let cells = (0..49).map(|k| input[((y * 3 + k / 7) * width + x * 3 + k % 7) * channels + c]);
-                    assert_eq!(value, cells.fold(f32::MIN, f32::max));
                 }
             }
         }

@@ -4,7 +4,8 @@ use super::Rlfn;
 use super::schedule::{Capacities, Schedule, Step, attention_sides};
 use crate::{Sink, Source, Window};
 use std::ops::Range;
-use supple_tensor::kernels::spatial_attention::{Lerp, max_pool_rows};
+use supple_tensor::kernels::pooling::{Pooling, PoolingKind, pool};
+use supple_tensor::kernels::spatial_attention::Lerp;
 use supple_tensor::kernels::{AlignedBuf, Cpu};
 use supple_tensor::rows::RowBuffer;
 
@@ -13,6 +14,8 @@ const SLOPE: f32 = 0.05;
 /// Pixels that a step should have for each thread, so that it finds enough work between two barriers.
 const STEP_PIXELS: usize = 4096;
 
+/// The attention's pooling.
+const POOLING: Pooling = Pooling { kind: PoolingKind::Max, kernel: [7; 2], stride: [3; 2], padding: [0; 2] };
 /// Memory up to which buffers are kept, in bytes.
 const KEEP: usize = 128 << 20;
 
@@ -184,7 +187,9 @@ impl<'a> Pass<'a> {
             }
             Step::Pool(b, rows) => {
                 let block = &mut buffers.blocks[b];
-                max_pool_rows(cpu, block.half.rows(), 7, 3, &mut block.pool.rows_mut(), rows);
+                let (half_height, _) = attention_sides(height);
+                let (half, channels) = (block.half.rows(), network.attention_channels);
+                pool(cpu, &POOLING, channels, half, half_height, &mut block.pool.rows_mut(), rows);
             }
             Step::Coarse(b, rows) => {
                 let (layer, block) = (&network.blocks[b].coarse, &mut buffers.blocks[b]);
