@@ -44,4 +44,24 @@ pub enum Error {
         /// What the start must be a multiple of.
         alignment: usize,
     },
+    /// A network of operators that do not fit together.
+    #[error("{network}: {}{problem}", if node.is_empty() { String::new() } else { format!("operator {node:?} ") })]
+    BadNetwork {
+        /// Name of the network.
+        network: String,
+        /// Name of the operator, or nothing where the whole is meant.
+        node: String,
+        /// What does not fit.
+        problem: String,
+    },
+    /// A file uses an operator that is not known here.
+    #[error("{file}: operator {operator} is not supported{hint}")]
+    UnsupportedOperator {
+        /// File that was read.
+        file: String,
+        /// Name of the operator, as the file's format calls it.
+        operator: String,
+        /// More, such as the option that is not supported; starts with a space or a colon, or is empty.
+        hint: String,
+    },
 }

@@ -1,5 +1,6 @@
 //! Networks: one file each, one definition for training and inference.
 
+pub mod convnet;
 pub mod ditn;
 pub mod rlfn;
 pub mod super_resolution;

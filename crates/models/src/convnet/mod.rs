@@ -1,0 +1,19 @@
+//! Convolutional networks for pictures of one size: classifiers such as MobileNet, as a list of operators.
+//!
+//! A [`ConvNet`] is what a file or a constructor describes and what methods rewrite: each [`Node`] computes one planar
+//! tensor (`[channels][height][width]`) from those of earlier nodes, the first node is the input and the last the output.
+//! Weights are plain `f32` in the order of PyTorch. Three things are done with it:
+//!
+//! * [`ConvNet::shapes`] checks it and says how large each tensor is;
+//! * [`reference::run`] computes it in `f64`, slowly: the truth that everything else is compared with;
+//! * `Plan` packs it for one CPU and runs it fast.
+//!
+//! Batch normalisation is folded into the convolutions when a network is read; padding follows TensorFlow (`Same`) or is
+//! explicit, as PyTorch's is.
+
+mod graph;
+pub mod reference;
+mod shapes;
+
+pub use graph::{Activation, Conv, ConvNet, Depthwise, Node, NodeId, Op, Padding, Pattern, Preprocessing, Window2d};
+pub use shapes::Shape;
