@@ -2,6 +2,10 @@
 
 mod cross;
 mod licences;
+#[cfg(feature = "web")]
+mod wasm;
+#[cfg(feature = "web")]
+mod web;
 
 use anyhow::{Context, bail};
 use std::ffi::OsStr;
@@ -12,13 +16,19 @@ const USAGE: &str = "\
 usage: cargo xtask <command>
   licences   check the licence and the source of every crate in Cargo.lock
   cross      check that the library compiles for ARM and WebAssembly, and test the kernels on ARM under qemu;
-             run .ci/setup-cross as root first";
+             run .ci/setup-cross as root first
+  web        build the npm package and the page in web/dist";
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["licences"] => licences::check(),
         ["cross"] => cross::check(),
+        #[cfg(feature = "web")]
+        ["web"] => web::build(),
+        // What makes the bindings takes a minute to compile, so that only this chore brings it in.
+        #[cfg(not(feature = "web"))]
+        ["web"] => run(&mut command(env!("CARGO"), "run --release --locked --package xtask --features web -- web")),
         _ => bail!("{USAGE}"),
     }
 }
@@ -27,8 +37,22 @@ fn main() -> anyhow::Result<()> {
 fn command(program: &str, arguments: &str) -> Command {
     let mut command = Command::new(program);
     command.args(arguments.split_whitespace());
-    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace"));
+    command.current_dir(root());
     command
+}
+
+/// The root of the workspace.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace")
+}
+
+/// What a command prints; an error if it fails.
+fn output(program: &str, arguments: &str) -> anyhow::Result<String> {
+    let output = command(program, arguments).output().with_context(|| format!("cannot start {program}"))?;
+    if !output.status.success() {
+        bail!("{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Runs `command` to its end; another exit status than success is an error.

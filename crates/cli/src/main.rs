@@ -7,7 +7,7 @@ mod report;
 mod size;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use commands::{bench, compare, completions, doctor, eval, inspect, models, upscale};
+use commands::{bench, classify, compare, completions, doctor, eval, inspect, models, upscale};
 use report::Exit;
 use std::process::ExitCode;
 
@@ -15,6 +15,7 @@ const EXAMPLES: &str = "\
 Examples:
   supple upscale photo.jpg                     write photo_x4.png beside it
   supple upscale photos/ -o large/ -s 2        a folder with all below it, twice as large
+  supple classify photo.jpg -m net.tflite      name what is in it
   supple doctor                                what this machine offers
 
 'supple COMMAND --help' explains a command and shows examples.
@@ -32,6 +33,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Upscale(upscale::Args),
+    Classify(classify::Args),
     Compare(compare::Args),
     Models(models::Args),
     Inspect(inspect::Args),
@@ -44,6 +46,7 @@ enum Command {
 fn run(command: &Command) -> anyhow::Result<Exit> {
     match command {
         Command::Upscale(args) => upscale::run(args),
+        Command::Classify(args) => classify::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Models(args) => models::run(args),
         Command::Inspect(args) => inspect::run(args),

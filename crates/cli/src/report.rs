@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 /// How a command ended. The numbers are part of the command's interface and stand in its help.
@@ -95,6 +96,12 @@ pub fn print(error: &anyhow::Error) {
     if let Some(hint) = hint(error) {
         say(&format!("hint: {hint}"));
     }
+}
+
+/// A bug that a picture brings to light costs that picture, not the batch.
+pub fn guard<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let panicked = |_| Err(Problem::failed("internal error").hint("this is a bug in supple, please report it").into());
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(panicked)
 }
 
 fn one_line(text: &str) -> String {

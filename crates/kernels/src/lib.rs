@@ -30,6 +30,7 @@ pub mod pooling;
 pub mod resize;
 pub mod rows;
 pub mod simd;
+pub mod sparse_conv;
 pub mod spatial_attention;
 mod system;
 #[doc(hidden)]

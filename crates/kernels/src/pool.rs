@@ -122,18 +122,29 @@ impl ThreadPool {
 
     /// Calls `task(i, chunk)` for each chunk of `chunk_len` items of `items` (the last may be shorter), in parallel.
     pub fn for_each_chunk<T: Send>(&self, items: &mut [T], chunk_len: usize, task: &(dyn Fn(usize, &mut [T]) + Sync)) {
+        self.for_each_chunk_worker(items, chunk_len, &|i, _, chunk| task(i, chunk));
+    }
+
+    /// As [`for_each_chunk`](Self::for_each_chunk); `task(i, worker, chunk)` also gets what indexes scratch memory, see
+    /// [`run`](Self::run).
+    pub fn for_each_chunk_worker<T: Send>(
+        &self,
+        items: &mut [T],
+        chunk_len: usize,
+        task: &(dyn Fn(usize, usize, &mut [T]) + Sync),
+    ) {
         let len = items.len();
         if len == 0 {
             return;
         }
         let chunk_len = chunk_len.max(1);
         let base = SendPtr(items.as_mut_ptr());
-        self.run(len.div_ceil(chunk_len), &|i, _| {
+        self.run(len.div_ceil(chunk_len), &|i, worker| {
             let start = i * chunk_len;
             let end = (start + chunk_len).min(len);
             // SAFETY: chunks of different `i` do not overlap, lie inside `items`, and `run` calls each `i` once.
             let chunk = unsafe { std::slice::from_raw_parts_mut(base.get().add(start), end - start) };
-            task(i, chunk);
+            task(i, worker, chunk);
         });
     }
 }

@@ -64,4 +64,14 @@ pub enum Error {
         /// More, such as the option that is not supported; starts with a space or a colon, or is empty.
         hint: String,
     },
+    /// An input of another length than the network takes.
+    #[error("{network} takes {wanted} values, got {found}")]
+    WrongInput {
+        /// Name of the network.
+        network: String,
+        /// The shape it takes.
+        wanted: crate::convnet::Shape,
+        /// Number of values given.
+        found: usize,
+    },
 }

@@ -128,6 +128,30 @@ pub enum Error {
         /// Output row.
         row: usize,
     },
+    /// A network that is no classifier of pictures in colour.
+    #[error("the network {network} cannot classify pictures: {found}")]
+    NotAClassifier {
+        /// Name of the network.
+        network: String,
+        /// What stands against it.
+        found: String,
+    },
+    /// Labels whose number does not fit the network.
+    #[error("{found} labels do not fit a network of {outputs} outputs")]
+    Labels {
+        /// Number of labels.
+        found: usize,
+        /// Outputs of the network.
+        outputs: usize,
+    },
+    /// A classifier whose arithmetic went wrong.
+    #[error("the network {network} produced NaN or infinity for class {class}")]
+    NotFiniteScore {
+        /// Name of the network.
+        network: String,
+        /// First output concerned.
+        class: usize,
+    },
     /// No model of this name.
     #[error("no model called {name:?}")]
     UnknownModel {
@@ -174,16 +198,28 @@ impl Error {
             }
             Error::Encode { .. } => "png and tiff hold pictures of any size".into(),
             Error::NotFinite { .. } => "try --precision f32; if it stays, the weights are damaged".into(),
+            Error::NotFiniteScore { .. } => "the weights are damaged, or too large for 32-bit floating point".into(),
+            Error::NotAClassifier { .. } => {
+                "networks from a picture of 3 planes to one value a class can be used; supple inspect shows the shapes".into()
+            }
+            Error::Labels { outputs: 1001, .. } => {
+                "a labels file has one name a line: 1001, the first for the background, or 1000 without it".into()
+            }
+            Error::Labels { outputs, .. } => format!("a labels file has one name a line, {outputs} for this network"),
             Error::UnknownModel { known, .. } => format!("known models: {}; or give a file", known.join(", ")),
             Error::BadScale { .. } => "choose a scale such as 2, 3, 4 or 2.5".into(),
             Error::Network(supple_models::Error::UnknownNetwork { .. }) => {
                 "RLFN and DITN checkpoints (.safetensors, .pth) can be used".into()
+            }
+            Error::Network(supple_models::Error::UnsupportedOperator { .. }) => {
+                "known are convolutions, depthwise and fully-connected ones among them, pooling, additions, concatenations and softmax".into()
             }
             _ => return None,
         })
     }
 
     /// An [`Error::Io`] in the making.
+    #[cfg(feature = "files")]
     pub(crate) fn io(path: impl Into<PathBuf>, action: &'static str) -> impl FnOnce(io::Error) -> Error {
         let path = path.into();
         move |source| Error::Io { path, action, source }

@@ -21,8 +21,11 @@
 //!
 //! Errors are one enum, [`Error`]; [`Error::hint`] says what a person may try. Bad input is an error, never a panic.
 
+pub mod classifier;
 pub mod compare;
+pub mod compute;
 mod error;
+#[cfg(feature = "files")]
 pub mod evaluate;
 pub mod memory;
 pub mod metrics;
@@ -32,10 +35,11 @@ pub mod resample;
 pub mod scale_plan;
 pub mod upscaler;
 
+pub use classifier::{Classifier, ClassifierOptions, Prediction};
 pub use error::Error;
 pub use picture::Picture;
 pub use scale_plan::{ScalePlan, enlarge};
-pub use supple_models::{Precision, SuperResolution};
+pub use supple_models::{Precision, SuperResolution, convnet};
 pub use supple_tensor::kernels::peak;
 pub use supple_tensor::{Cpu, Isa};
 pub use supple_weights as weights;

@@ -10,6 +10,10 @@ use std::path::{Path, PathBuf};
 /// Scales of the bundled models.
 pub const BUNDLED_SCALES: [usize; 3] = [2, 3, 4];
 
+#[cfg(not(feature = "bundled"))]
+static BUNDLED: [(&str, usize, &[u8]); 0] = [];
+
+#[cfg(feature = "bundled")]
 static BUNDLED: [(&str, usize, &[u8]); 3] = [
     ("rlfn_s_x2", 2, include_bytes!("../../../models/rlfn_s_x2.safetensors")),
     ("rlfn_s_x3", 3, include_bytes!("../../../models/rlfn_s_x3.safetensors")),

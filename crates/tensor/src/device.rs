@@ -29,7 +29,7 @@ impl Device {
     /// [`Error::Isa`] if this CPU lacks the instruction set.
     pub fn cpu(cpu: Cpu) -> Result<Device, Error> {
         let offered = Isa::detect();
-        if cpu.isa > offered {
+        if !cpu.isa.is_available() {
             return Err(Error::Isa { wanted: cpu.isa, offered });
         }
         Ok(Device::Cpu(Arc::new(CpuDevice { cpu, buffers: BufferPool::new() })))

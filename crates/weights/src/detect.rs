@@ -1,7 +1,7 @@
 //! Finds a file's format by its content: extensions lie, and a failed download is an HTML page named `.pth`.
 
 use crate::weights::Format;
-use crate::{Error, safetensors};
+use crate::{Error, safetensors, tflite};
 
 /// The format of `bytes`, or the error that says what the file is instead.
 pub(crate) fn detect(file: &str, bytes: &[u8]) -> Result<Format, Error> {
@@ -24,6 +24,13 @@ pub(crate) fn detect(file: &str, bytes: &[u8]) -> Result<Format, Error> {
             hint: "not supported yet; use the safetensors version of the model",
         });
     }
+    if tflite::recognises(bytes) {
+        return Err(Error::UnsupportedFormat {
+            file: file(),
+            found: "a TFLite network",
+            hint: "it is a list of operators, not of named tensors; only classifiers are read from it",
+        });
+    }
     // A bare pickle: PROTO 2 to 5. PyTorch before 1.6 wrote its magic number, then several pickles, then raw storages.
     if matches!(bytes, [0x80, 2..=5, ..]) {
         return Err(Error::UnsupportedFormat {
@@ -36,7 +43,7 @@ pub(crate) fn detect(file: &str, bytes: &[u8]) -> Result<Format, Error> {
 }
 
 /// What bytes that are no weights look like.
-fn describe(bytes: &[u8]) -> &'static str {
+pub(crate) fn describe(bytes: &[u8]) -> &'static str {
     const MAGIC: [(&[u8], &str); 9] = [
         (b"version https://git-lfs", "a Git LFS pointer (the weights themselves were not downloaded)"),
         (b"\x89PNG", "a PNG image"),

@@ -7,7 +7,7 @@
 //! * [`DType`] is how an element is stored in the file; in memory it is always `f32`.
 //! * [`Error`] says which file, which tensor, what was wanted and what was found.
 //!
-//! [`save_safetensors`] writes the format that we publish in.
+//! [`save_safetensors`] writes the format that we publish in; [`tflite`] reads networks that come as a list of operators.
 //!
 //! ```
 //! use std::collections::BTreeMap;
@@ -41,6 +41,7 @@ mod nearest;
 mod pytorch;
 mod safetensors;
 mod save;
+pub mod tflite;
 mod weights;
 
 pub use dtype::DType;

@@ -1,10 +1,14 @@
-//! One file per command: its arguments, its help, and the one pipeline of the library that it calls.
+//! One file per command: its arguments, its help, and the one pipeline of the library that it calls. What several
+//! commands share: which pictures are meant (`inputs`), and what is seen of the work (`progress`).
 
 pub mod bench;
+pub mod classify;
 pub mod compare;
 pub mod completions;
 pub mod doctor;
 pub mod eval;
+pub mod inputs;
 pub mod inspect;
 pub mod models;
+pub mod progress;
 pub mod upscale;

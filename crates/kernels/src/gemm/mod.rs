@@ -20,7 +20,7 @@ mod reference;
 
 use crate::AlignedBuf;
 use crate::Isa;
-use crate::simd::{Kernel, Simd, bf16_bits, dispatch, lanes};
+use crate::simd::{Kernel, Simd, bf16_bits, dispatch, lanes, registers};
 pub use reference::gemm_reference;
 
 /// The right-hand matrix, packed for one instruction set.
@@ -107,7 +107,7 @@ impl PackedMatrix {
 
 /// How many vectors of columns the next panel takes when `left` remain.
 fn panel_width(isa: Isa, left: usize) -> usize {
-    if isa < Isa::Avx512 {
+    if registers(isa) < 32 {
         return left.min(2);
     }
     match left {

@@ -4,12 +4,24 @@
 //! compiles it for each instruction set and picks one at run time. Everything a kernel calls on its way must be
 //! `#[inline(always)]`, so that it is compiled with the instruction set of its caller.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod portable;
+#[cfg(test)]
+mod tests;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm32;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
 use crate::Isa;
+#[cfg(target_arch = "aarch64")]
+pub use aarch64::F32x4;
 pub use portable::Portable;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+pub use wasm32::F32x4;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128", target_feature = "relaxed-simd"))]
+pub use wasm32::F32x4Relaxed;
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::{F32x8, F32x16, F32x16Bf16};
 
@@ -25,9 +37,24 @@ pub trait Simd: Copy {
     /// Architectural vector registers.
     const REGISTERS: usize;
 
+    /// A vector of at most half as many floats for ends of rows, or this one where there is none shorter.
+    type Half: Simd;
+
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
+    /// The first `count` (1 to `LANES`) floats at `from` and zeros after them; reads no more than those.
+    unsafe fn load_first(from: *const f32, count: usize) -> Self;
+    /// Stores the first `count` (1 to `LANES`) lanes and touches nothing after them.
+    unsafe fn store_first(self, to: *mut f32, count: usize);
+    /// Lanes `N` further on: `self[N..]`, then `next[..N]`. `N` is 1 or 2.
+    unsafe fn after<const N: usize>(self, next: Self) -> Self;
+    /// Lanes `N` before: the last `N` of `previous`, then `self[..LANES - N]`. `N` is 1 or 2.
+    unsafe fn before<const N: usize>(self, previous: Self) -> Self;
+    /// Lanes 0, 2, 4, … of `self` followed by `next`.
+    unsafe fn even(self, next: Self) -> Self;
+    /// Lanes 1, 3, 5, … of `self` followed by `next`.
+    unsafe fn odd(self, next: Self) -> Self;
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
     unsafe fn mul(self, other: Self) -> Self;
@@ -161,6 +188,15 @@ pub unsafe fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { x86_64::run_avx2(kernel) },
+        // SAFETY: all of this program was compiled for CPUs with NEON; the caller vouches for the arguments.
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => unsafe { kernel.run::<F32x4>() },
+        // SAFETY: all of this module was compiled with these instructions; the caller vouches for the arguments.
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128", target_feature = "relaxed-simd"))]
+        Isa::RelaxedSimd => unsafe { kernel.run::<F32x4Relaxed>() },
+        // SAFETY: as above.
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        Isa::Simd128 => unsafe { kernel.run::<F32x4>() },
         // SAFETY: needs no instruction set; the caller vouches for the arguments.
         _ => unsafe { kernel.run::<Portable>() },
     }
@@ -168,11 +204,25 @@ pub unsafe fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
 
 /// Floats in a vector of `isa`.
 pub fn lanes(isa: Isa) -> usize {
+    shape(isa).0
+}
+
+/// Architectural vector registers of `isa`.
+pub fn registers(isa: Isa) -> usize {
+    shape(isa).1
+}
+
+/// Lanes and registers of the vectors that [`dispatch`] takes for `isa`.
+fn shape(isa: Isa) -> (usize, usize) {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Amx => F32x16::LANES,
+        Isa::Avx512 | Isa::Amx => (F32x16::LANES, F32x16::REGISTERS),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => F32x8::LANES,
-        _ => Portable::LANES,
+        Isa::Avx2 => (F32x8::LANES, F32x8::REGISTERS),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => (F32x4::LANES, F32x4::REGISTERS),
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        Isa::Simd128 | Isa::RelaxedSimd => (F32x4::LANES, F32x4::REGISTERS),
+        _ => (Portable::LANES, Portable::REGISTERS),
     }
 }

@@ -16,6 +16,7 @@ impl Portable {
 impl Simd for Portable {
     const LANES: usize = 4;
     const REGISTERS: usize = 16;
+    type Half = Portable;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -30,6 +31,38 @@ impl Simd for Portable {
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller gives room for four floats.
         unsafe { to.cast::<[f32; 4]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        let mut lanes = [0.0; 4];
+        for (i, lane) in lanes.iter_mut().enumerate().take(count) {
+            // SAFETY: the caller gives `count` valid floats.
+            *lane = unsafe { *from.add(i) };
+        }
+        Portable(lanes)
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        for (i, &lane) in self.0.iter().enumerate().take(count) {
+            // SAFETY: the caller gives room for `count` floats.
+            unsafe { *to.add(i) = lane };
+        }
+    }
+    #[inline(always)]
+    unsafe fn after<const N: usize>(self, next: Self) -> Self {
+        Portable(std::array::from_fn(|i| if i + N < 4 { self.0[i + N] } else { next.0[i + N - 4] }))
+    }
+    #[inline(always)]
+    unsafe fn before<const N: usize>(self, previous: Self) -> Self {
+        Portable(std::array::from_fn(|i| if i < N { previous.0[i + 4 - N] } else { self.0[i - N] }))
+    }
+    #[inline(always)]
+    unsafe fn even(self, next: Self) -> Self {
+        Portable([self.0[0], self.0[2], next.0[0], next.0[2]])
+    }
+    #[inline(always)]
+    unsafe fn odd(self, next: Self) -> Self {
+        Portable([self.0[1], self.0[3], next.0[1], next.0[3]])
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {

@@ -34,6 +34,19 @@ pub(super) unsafe fn run_avx512_bf16<K: Kernel>(kernel: K) -> K::Output {
     unsafe { kernel.run::<F32x16Bf16>() }
 }
 
+/// A mask of the first `count` of 8 lanes.
+#[inline(always)]
+unsafe fn first_of_8(count: usize) -> __m256i {
+    // SAFETY: the caller has AVX2.
+    unsafe { _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)) }
+}
+
+/// A mask of the first `count` of 16 lanes.
+#[inline(always)]
+fn first_of_16(count: usize) -> __mmask16 {
+    (0xffff_u32 >> (16 - count)) as u16
+}
+
 /// Implements methods by intrinsics; the first argument is `self`.
 macro_rules! by_intrinsic {
     ($($name:ident ( $this:ident $(, $arg:ident)* ) => $body:expr;)*) => {$(
@@ -49,6 +62,7 @@ macro_rules! by_intrinsic {
 impl Simd for F32x8 {
     const LANES: usize = 8;
     const REGISTERS: usize = 16;
+    type Half = F32x8;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -65,7 +79,49 @@ impl Simd for F32x8 {
         // SAFETY: room for eight floats, by the trait's contract.
         unsafe { _mm256_storeu_ps(to, self.0) }
     }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        // SAFETY: the mask has a bit set for each of `count` valid floats; the others are not read.
+        F32x8(unsafe { _mm256_maskload_ps(from, first_of_8(count)) })
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        // SAFETY: as above, for writing.
+        unsafe { _mm256_maskstore_ps(to, first_of_8(count), self.0) }
+    }
+    #[inline(always)]
+    unsafe fn after<const N: usize>(self, next: Self) -> Self {
+        // SAFETY: the trait's caller vouches for the instruction set.
+        unsafe {
+            let low = _mm256_castps_si256(self.0);
+            let middle = _mm256_castps_si256(_mm256_permute2f128_ps::<0x21>(self.0, next.0));
+            F32x8(_mm256_castsi256_ps(match N {
+                1 => _mm256_alignr_epi8::<4>(middle, low),
+                _ => _mm256_alignr_epi8::<8>(middle, low),
+            }))
+        }
+    }
+    #[inline(always)]
+    unsafe fn before<const N: usize>(self, previous: Self) -> Self {
+        // SAFETY: the trait's caller vouches for the instruction set.
+        unsafe {
+            let high = _mm256_castps_si256(self.0);
+            let middle = _mm256_castps_si256(_mm256_permute2f128_ps::<0x21>(previous.0, self.0));
+            F32x8(_mm256_castsi256_ps(match N {
+                1 => _mm256_alignr_epi8::<12>(high, middle),
+                _ => _mm256_alignr_epi8::<8>(high, middle),
+            }))
+        }
+    }
     by_intrinsic! {
+        even(a, b) => {
+            let pairs = _mm256_castps_pd(_mm256_shuffle_ps::<0x88>(a.0, b.0));
+            F32x8(_mm256_castpd_ps(_mm256_permute4x64_pd::<0xd8>(pairs)))
+        };
+        odd(a, b) => {
+            let pairs = _mm256_castps_pd(_mm256_shuffle_ps::<0xdd>(a.0, b.0));
+            F32x8(_mm256_castpd_ps(_mm256_permute4x64_pd::<0xd8>(pairs)))
+        };
         add(a, b) => F32x8(_mm256_add_ps(a.0, b.0));
         sub(a, b) => F32x8(_mm256_sub_ps(a.0, b.0));
         mul(a, b) => F32x8(_mm256_mul_ps(a.0, b.0));
@@ -109,6 +165,7 @@ impl Simd for F32x8 {
 impl<const BF16: bool> Simd for Zmm<BF16> {
     const LANES: usize = 16;
     const REGISTERS: usize = 32;
+    type Half = F32x8;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -125,7 +182,47 @@ impl<const BF16: bool> Simd for Zmm<BF16> {
         // SAFETY: room for sixteen floats, by the trait's contract.
         unsafe { _mm512_storeu_ps(to, self.0) }
     }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        // SAFETY: the mask has a bit set for each of `count` valid floats; the others are not read.
+        Zmm(unsafe { _mm512_maskz_loadu_ps(first_of_16(count), from) })
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        // SAFETY: as above, for writing.
+        unsafe { _mm512_mask_storeu_ps(to, first_of_16(count), self.0) }
+    }
+    #[inline(always)]
+    unsafe fn after<const N: usize>(self, next: Self) -> Self {
+        // SAFETY: the trait's caller vouches for the instruction set.
+        unsafe {
+            let (low, high) = (_mm512_castps_si512(self.0), _mm512_castps_si512(next.0));
+            Zmm(_mm512_castsi512_ps(match N {
+                1 => _mm512_alignr_epi32::<1>(high, low),
+                _ => _mm512_alignr_epi32::<2>(high, low),
+            }))
+        }
+    }
+    #[inline(always)]
+    unsafe fn before<const N: usize>(self, previous: Self) -> Self {
+        // SAFETY: the trait's caller vouches for the instruction set.
+        unsafe {
+            let (low, high) = (_mm512_castps_si512(previous.0), _mm512_castps_si512(self.0));
+            Zmm(_mm512_castsi512_ps(match N {
+                1 => _mm512_alignr_epi32::<15>(high, low),
+                _ => _mm512_alignr_epi32::<14>(high, low),
+            }))
+        }
+    }
     by_intrinsic! {
+        even(a, b) => {
+            let lanes = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            Zmm(_mm512_permutex2var_ps(a.0, lanes, b.0))
+        };
+        odd(a, b) => {
+            let lanes = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+            Zmm(_mm512_permutex2var_ps(a.0, lanes, b.0))
+        };
         add(a, b) => Zmm(_mm512_add_ps(a.0, b.0));
         sub(a, b) => Zmm(_mm512_sub_ps(a.0, b.0));
         mul(a, b) => Zmm(_mm512_mul_ps(a.0, b.0));

@@ -1,6 +1,6 @@
 //! The list of operators.
 
-use super::Shape;
+use super::{Quantization, Shape};
 
 /// Position of a node in [`ConvNet::nodes`].
 pub type NodeId = usize;
@@ -16,6 +16,9 @@ pub struct ConvNet {
     pub preprocessing: Preprocessing,
     /// A name for each output, if known.
     pub labels: Vec<String>,
+    /// How the network was stored in integers, for one that was. A method that changes weights to what no integer stands
+    /// for, or the nodes, must drop it.
+    pub quantization: Option<Quantization>,
 }
 
 /// One operator and the tensors it reads.

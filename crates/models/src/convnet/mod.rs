@@ -6,14 +6,21 @@
 //!
 //! * [`ConvNet::shapes`] checks it and says how large each tensor is;
 //! * [`reference::run`] computes it in `f64`, slowly: the truth that everything else is compared with;
-//! * `Plan` packs it for one CPU and runs it fast.
+//! * [`Plan`] packs it for one CPU and runs it fast.
 //!
 //! Batch normalisation is folded into the convolutions when a network is read; padding follows TensorFlow (`Same`) or is
 //! explicit, as PyTorch's is.
 
 mod graph;
+mod import;
+mod plan;
+mod quantization;
 pub mod reference;
 mod shapes;
 
 pub use graph::{Activation, Conv, ConvNet, Depthwise, Node, NodeId, Op, Padding, Pattern, Preprocessing, Window2d};
+pub use plan::{Layer, Plan};
+pub use quantization::{
+    IntegerLayer, IntegerType, NodeQuantization, Quantization, TensorQuantization, WeightQuantization,
+};
 pub use shapes::Shape;

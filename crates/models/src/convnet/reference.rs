@@ -49,7 +49,9 @@ fn compute(node: &Node, inputs: &[(&[f64], Shape)], shape: Shape) -> Vec<f64> {
         Op::GlobalAveragePool => {
             first.chunks(size.pixels()).map(|plane| plane.iter().sum::<f64>() / plane.len() as f64).collect()
         }
-        Op::AveragePool(window) => pool(window, first, size, shape, |seen| seen.iter().sum::<f64>() / seen.len() as f64),
+        Op::AveragePool(window) => {
+            pool(window, first, size, shape, |seen| seen.iter().sum::<f64>() / seen.len() as f64)
+        }
         Op::MaxPool(window) => {
             pool(window, first, size, shape, |seen| seen.iter().copied().fold(f64::NEG_INFINITY, f64::max))
         }
@@ -77,7 +79,8 @@ fn windows(window: &Window2d, input: Shape, output: Shape, mut visit: impl FnMut
             for ky in 0..window.kernel[0] {
                 for kx in 0..window.kernel[1] {
                     let (row, column) = (y * window.stride[0] + ky, x * window.stride[1] + kx);
-                    let inside = row >= top && row - top < input.height && column >= left && column - left < input.width;
+                    let inside =
+                        row >= top && row - top < input.height && column >= left && column - left < input.width;
                     if inside {
                         taps.push((ky * window.kernel[1] + kx, (row - top) * input.width + column - left));
                     }
@@ -96,7 +99,8 @@ fn conv_planes(conv: &Conv, input: &[f64], size: Shape, shape: Shape) -> Vec<f64
             let mut sum = f64::from(conv.bias[o]);
             for i in 0..size.channels {
                 for &(tap, at) in taps {
-                    sum += f64::from(conv.weights[(o * size.channels + i) * area + tap]) * input[i * size.pixels() + at];
+                    sum +=
+                        f64::from(conv.weights[(o * size.channels + i) * area + tap]) * input[i * size.pixels() + at];
                 }
             }
             out[o * shape.pixels() + pixel] = sum;

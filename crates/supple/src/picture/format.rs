@@ -80,6 +80,7 @@ impl PictureFormat {
         names.join(", ")
     }
 
+    #[cfg(feature = "files")]
     pub(crate) fn from_image(format: image::ImageFormat) -> Option<PictureFormat> {
         Some(match format {
             image::ImageFormat::Png => PictureFormat::Png,

@@ -5,20 +5,30 @@
 //! orientation has been applied to the pixels.
 
 mod convert;
+#[cfg(feature = "files")]
 mod decode;
+mod edit;
+#[cfg(feature = "files")]
 mod encode;
 mod format;
+#[cfg(feature = "files")]
 mod orientation;
+#[cfg(feature = "files")]
 mod save;
+#[cfg(feature = "files")]
 mod sniff;
 
 pub(crate) use convert::{Sample, luma_to_depth};
+#[cfg(feature = "files")]
 pub use decode::{Decoded, Limits, decode, open, open_with};
+#[cfg(feature = "files")]
 pub use encode::{Compression, EncodeOptions, encode};
 pub use format::PictureFormat;
+#[cfg(feature = "files")]
 pub use save::save;
 
 use crate::Error;
+#[cfg(feature = "files")]
 use std::path::Path;
 
 /// Whether a picture has one colour channel or three.
@@ -221,6 +231,7 @@ impl Picture {
     ///
     /// # Errors
     /// If the file exists, cannot be written, or its extension names no format that can be written.
+    #[cfg(feature = "files")]
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         let path = path.as_ref();
         let format = PictureFormat::from_path(path).ok_or_else(|| Error::UnknownFormat {

@@ -103,7 +103,7 @@ mod tests {
         #[test]
         fn flat_pictures_stay_flat_at_any_size(
             w in 1usize..40, h in 1usize..40, ow in 1usize..90, oh in 1usize..90,
-            value: u8, f in 0usize..4,
+            value: u8, f in 0usize..Filter::ALL.len(),
         ) {
             let p = Picture::from_rgb8(w, h, vec![value; w * h * 3]).unwrap();
             let r = resize(&p, ow, oh, Filter::ALL[f], &cpu(1));
@@ -118,7 +118,7 @@ mod tests {
         }
 
         #[test]
-        fn same_size_changes_nothing(w in 1usize..30, h in 1usize..30, f in 0usize..4) {
+        fn same_size_changes_nothing(w in 1usize..30, h in 1usize..30, f in 0usize..Filter::ALL.len()) {
             let samples = noise(w, h, 3).into_iter().map(|v| u16::from(v) * 251).collect();
             let p = Picture::new(w, h, Color::Rgb, false, Samples::Sixteen(samples)).unwrap();
             prop_assert_eq!(resize(&p, w, h, Filter::ALL[f], &cpu(1)), p);

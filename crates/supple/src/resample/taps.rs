@@ -9,6 +9,8 @@ pub enum Filter {
     Nearest,
     /// The mean of the area that a pixel covers.
     Area,
+    /// A triangle that reaches as far as the neighbours; PIL calls it `BILINEAR`.
+    Triangle,
     /// Keys' cubic with a = -0.5 (Catmull-Rom).
     Bicubic,
     /// Windowed sinc of radius 3.
@@ -17,11 +19,12 @@ pub enum Filter {
 
 impl Filter {
     /// Every filter.
-    pub const ALL: [Filter; 4] = [Filter::Nearest, Filter::Area, Filter::Bicubic, Filter::Lanczos3];
+    pub const ALL: [Filter; 5] = [Filter::Nearest, Filter::Area, Filter::Triangle, Filter::Bicubic, Filter::Lanczos3];
 
     fn radius(self) -> f64 {
         match self {
             Filter::Nearest | Filter::Area => 0.5,
+            Filter::Triangle => 1.0,
             Filter::Bicubic => 2.0,
             Filter::Lanczos3 => 3.0,
         }
@@ -31,6 +34,7 @@ impl Filter {
         let t = t.abs();
         match self {
             Filter::Nearest | Filter::Area => f64::from(t <= 0.5),
+            Filter::Triangle => (1.0 - t).max(0.0),
             Filter::Bicubic => cubic(t),
             Filter::Lanczos3 if t < 1e-9 => 1.0,
             Filter::Lanczos3 if t >= 3.0 => 0.0,

@@ -31,6 +31,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use supple_models::SuperResolution;
+use supple_weights::Weights;
 use windows::Cut;
 
 /// A network with its weights, ready to enlarge pictures. Cheap to clone; clones share weights and threads.
@@ -73,6 +74,18 @@ impl Upscaler {
     /// If the file cannot be read or holds no network known here, or an option makes no sense.
     pub fn open_with(path: impl AsRef<Path>, options: UpscalerOptions) -> Result<Upscaler, Error> {
         Upscaler::load(Origin::File(path.as_ref().into()), options)
+    }
+
+    /// A network from the bytes of a `.safetensors` or `.pth` file; `name` is what errors call it. As the bytes are not
+    /// kept, the network keeps its precision.
+    ///
+    /// # Errors
+    /// If the bytes hold no network known here, or an option makes no sense.
+    pub fn from_bytes(name: &str, bytes: Vec<u8>, options: UpscalerOptions) -> Result<Upscaler, Error> {
+        let cpu = options.cpu()?;
+        let weights = Weights::from_bytes(name, bytes).map_err(supple_models::Error::from)?;
+        let network = supple_models::load(&cpu, &weights, options.precision)?.into();
+        Ok(Upscaler { network, origin: Origin::Given, cpu, options })
     }
 
     /// A network that exists already.

@@ -1,6 +1,6 @@
 //! What a caller may choose.
 
-use crate::{Cpu, Error, Isa};
+use crate::{Cpu, Error, compute};
 use supple_models::Precision;
 
 /// How to enlarge. The result depends on `precision`, `tta` and `wrap` only.
@@ -24,15 +24,7 @@ pub struct UpscalerOptions {
 
 impl UpscalerOptions {
     /// The CPU with as many threads as asked for.
-    ///
-    /// # Errors
-    /// If no thread is asked for, or `SUPPLE_ISA` asks for what this CPU lacks.
     pub(crate) fn cpu(&self) -> Result<Cpu, Error> {
-        let threads = match self.threads {
-            Some(0) => return Err(Error::BadOption("at least one thread is needed".into())),
-            Some(threads) => threads.min(1024),
-            None => std::thread::available_parallelism().map_or(1, usize::from),
-        };
-        Ok(Cpu::new(Isa::from_env().map_err(Error::BadOption)?, threads))
+        compute::cpu(self.threads)
     }
 }

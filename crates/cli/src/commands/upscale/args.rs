@@ -152,7 +152,8 @@ fn parse_tile(text: &str) -> Result<usize, String> {
     }
 }
 
-fn parse_threads(text: &str) -> Result<usize, String> {
+/// Parses a number of threads.
+pub fn parse_threads(text: &str) -> Result<usize, String> {
     text.parse()
         .ok()
         .filter(|&n| n <= 1024)

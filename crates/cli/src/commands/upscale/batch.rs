@@ -3,16 +3,13 @@
 //! nothing runs ahead of it.
 
 use super::Networks;
-use super::inputs::Source;
 use super::outputs::{Job, Target};
-use super::progress::Display;
 use super::records::{Record, State, Written};
-use crate::report::{self, Problem};
+use crate::commands::progress::Display;
+use crate::report::{self, guard};
 use crate::{interrupt, size};
 use anyhow::Context as _;
-use std::fs::File;
-use std::io::{self, Cursor, Read, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::io::{self, Cursor, Write};
 use std::path::Path;
 use std::sync::{Mutex, mpsc};
 use std::time::Instant;
@@ -148,17 +145,7 @@ impl Batch<'_> {
         {
             return Err(Error::Exists { path: path.clone() }.into());
         }
-        let name = job.source.name();
-        let bytes = match &job.source {
-            Source::File(path) => {
-                let failed = |source| Error::Io { path: path.clone(), action: "read", source };
-                read_up_to(File::open(path).map_err(failed)?, self.limits.max_memory).map_err(failed)?
-            }
-            Source::Stdin => {
-                read_up_to(io::stdin().lock(), self.limits.max_memory).context("cannot read standard input")?
-            }
-        };
-        Ok(picture::decode(&bytes, &name, &self.limits)?)
+        job.source.read(&self.limits)
     }
 
     fn enlarge(&self, index: usize, decoded: &Decoded) -> anyhow::Result<Picture> {
@@ -220,20 +207,4 @@ fn check_writable(path: &Path) -> Result<(), Error> {
     }
     std::fs::create_dir_all(folder).map_err(failed("make the folder"))?;
     tempfile::tempfile_in(folder).map(drop).map_err(failed("write into the folder"))
-}
-
-/// Reads all, unless it is more than any picture: pipes and devices may never end.
-fn read_up_to(reader: impl Read, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    reader.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > limit {
-        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {}", size::bytes(limit)))),
-        false => Ok(bytes),
-    }
-}
-
-/// A bug that a picture brings to light costs that picture, not the batch.
-fn guard<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    let panicked = |_| Err(Problem::failed("internal error").hint("this is a bug in supple, please report it").into());
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(panicked)
 }

@@ -1,19 +1,17 @@
-//! `supple upscale`: which pictures (`inputs`), where results go (`outputs`), the work (`batch`), what became of
-//! each (`records`), and what is seen of it (`progress`).
+//! `supple upscale`: where results go (`outputs`), the work (`batch`), and what became of each picture (`records`).
 
 mod args;
 mod batch;
-mod inputs;
 mod outputs;
-mod progress;
 mod records;
 
-pub use args::{Args, Compute};
+pub use args::{Args, Compute, parse_threads};
 
+use crate::commands::inputs;
+use crate::commands::progress::Display;
 use crate::report::{Exit, Problem, show, show_json};
 use batch::Batch;
 use outputs::{Naming, Target};
-use progress::Display;
 use records::Record;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -38,7 +36,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     }
 
     crate::interrupt::install();
-    let display = Display::new(plan.jobs.len(), args.quiet || args.json);
+    let display = Display::of_pixels(plan.jobs.len(), args.quiet || args.json);
     let mut records: Vec<Record> = found.problems.into_iter().map(Record::unreadable).collect();
     let mut limits = Limits::default();
     limits.max_pixels = args.max_pixels.unwrap_or(limits.max_pixels);

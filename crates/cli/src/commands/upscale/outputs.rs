@@ -7,7 +7,7 @@
 //! Two inputs that would be written to one output are refused here. What an earlier run wrote is not taken as input
 //! again when it is found in a folder or by a glob.
 
-use super::inputs::{Input, Source};
+use crate::commands::inputs::{Input, Source};
 use crate::report::Problem;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -209,8 +209,8 @@ impl Places {
 
 #[cfg(test)]
 mod tests {
-    use super::super::inputs::expand;
     use super::*;
+    use crate::commands::inputs::expand;
 
     fn naming<'a>(out: Option<&'a str>, suffix: &'a str, format: Option<PictureFormat>) -> Naming<'a> {
         Naming { out: out.map(Path::new), suffix, format }

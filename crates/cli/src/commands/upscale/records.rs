@@ -1,9 +1,9 @@
 //! What became of each picture of a batch, for people and for scripts.
 
 use super::Networks;
-use super::inputs::Unreadable;
-use super::progress::Display;
-use crate::report::{self, Problem};
+use crate::commands::inputs::Unreadable;
+use crate::commands::progress::Display;
+use crate::report;
 use crate::size;
 use serde::Serialize;
 
@@ -65,17 +65,6 @@ impl Record {
     }
 }
 
-impl Unreadable {
-    /// As an error.
-    pub fn error(&self) -> anyhow::Error {
-        let problem = Problem::failed(format!("{}: {}", self.name, self.message));
-        match &self.hint {
-            Some(hint) => problem.hint(hint.clone()).into(),
-            None => problem.into(),
-        }
-    }
-}
-
 /// Prints how the batch went, failures with what to do about them last.
 pub fn summary(records: &[Record], earlier: usize, seconds: f64, interrupted: bool, display: &Display) {
     let count = |is: fn(&Record) -> bool| records.iter().filter(|record| is(record)).count();
@@ -99,16 +88,10 @@ pub fn summary(records: &[Record], earlier: usize, seconds: f64, interrupted: bo
     } else if records.len() > 1 {
         display.note(&format!("{} pictures: {}", records.len(), parts.join(", ")));
     }
-    let mut hints = Vec::new();
-    for record in records {
-        let State::Failed(error) = &record.state else { continue };
-        display.error(&format!("error: {}", report::message(error)));
-        // Most failures of a batch have the same remedy.
-        hints.extend(report::hint(error).filter(|hint| !hints.contains(hint)));
-    }
-    for hint in hints {
-        display.error(&format!("hint: {hint}"));
-    }
+    display.failures(records.iter().filter_map(|record| match &record.state {
+        State::Failed(error) => Some(error),
+        _ => None,
+    }));
 }
 
 /// The batch as JSON.

@@ -1,6 +1,6 @@
 //! `supple eval sr`: how close a model comes to the truth, measured as papers measure it.
 
-use super::upscale::Compute;
+use crate::commands::upscale::Compute;
 use crate::interrupt;
 use crate::report::{Exit, Problem, show, show_json};
 use std::path::PathBuf;
@@ -16,22 +16,10 @@ Examples:
 A picture is cropped to a multiple of the scale, shrunk by MATLAB's bicubic (bit-exact) on 8 bits, and enlarged again.
 PSNR and SSIM of luma (BT.601) and PSNR of RGB leave out a border as wide as the scale.";
 
-/// Measure models
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    #[command(subcommand)]
-    task: Task,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum Task {
-    Sr(SrArgs),
-}
-
 /// Measure super-resolution: Y-PSNR, SSIM and RGB-PSNR per picture and in the mean
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-struct SrArgs {
+pub struct Args {
     /// Folder of high-resolution pictures, or one picture
     #[arg(long, value_name = "DIR")]
     hr: PathBuf,
@@ -54,7 +42,6 @@ struct SrArgs {
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
-    let Task::Sr(args) = &args.task;
     let asked = args.scale.map(usize::from);
     let model = args.model.clone().unwrap_or_else(|| format!("rlfn_s_x{}", asked.unwrap_or(4)));
     let upscaler = match model.as_str() {

@@ -1,6 +1,6 @@
 //! `supple bench sr`: how fast a model runs on this machine.
 
-use super::upscale::Compute;
+use crate::commands::upscale::Compute;
 use crate::interrupt;
 use crate::report::{Exit, show, show_json};
 use crate::size;
@@ -17,22 +17,10 @@ Examples:
 A made-up picture in memory is enlarged in each round; reading and writing files are not counted. GFLOP/s count two
 operations for each multiply-accumulate of the network as published, however it is computed.";
 
-/// Measure speed
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    #[command(subcommand)]
-    task: Task,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum Task {
-    Sr(SrArgs),
-}
-
 /// Measure the speed of super-resolution: time, Mpixel/s, GFLOP/s, share of the machine's peak, peak memory
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-struct SrArgs {
+pub struct Args {
     /// Name of a bundled model, or a .safetensors or .pth file [default: the bundled one of the scale]
     #[arg(short, long)]
     model: Option<String>,
@@ -63,7 +51,6 @@ struct SrArgs {
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
-    let Task::Sr(args) = &args.task;
     interrupt::install();
     let name = args.model.clone().unwrap_or_else(|| format!("rlfn_s_x{}", args.scale.unwrap_or(4)));
     let upscaler = models::load(&models::resolve(&name)?, args.compute.options())?;
@@ -79,8 +66,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         }
     }
     times.sort_by(f64::total_cmp);
-    let middle = times.len() / 2;
-    let median = if times.len() % 2 == 1 { times[middle] } else { (times[middle - 1] + times[middle]) / 2.0 };
+    let median = super::median(&times);
 
     let cpu = upscaler.cpu();
     let mpixels_per_s = (width * height) as f64 / 1e6 / median;

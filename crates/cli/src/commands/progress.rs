@@ -1,7 +1,7 @@
-//! What a person sees while pictures are enlarged: a bar with the time left and Mpixel/s on a terminal, a line for each
-//! picture, and a summary. All of it goes to standard error; standard output belongs to pictures and JSON.
+//! What a person sees while a batch is worked on: a bar with the time left on a terminal, a line for each picture, and
+//! a summary. All of it goes to standard error; standard output belongs to results.
 
-use crate::report::say;
+use crate::report::{self, say};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -16,13 +16,25 @@ pub struct Display {
 }
 
 impl Display {
-    /// A display for `total` pictures; silent but for errors if `quiet`.
-    pub fn new(total: usize, quiet: bool) -> Display {
+    /// A display for `total` pictures whose pixels are counted one picture after the other; silent but for errors if
+    /// `quiet`.
+    pub fn of_pixels(total: usize, quiet: bool) -> Display {
+        Display::new(total, quiet, style(1e6, 3, "Mpixel/s"))
+    }
+
+    /// A display that counts `total` pictures; silent but for errors if `quiet`.
+    pub fn of_pictures(total: usize, quiet: bool) -> Display {
+        let display = Display::new(total, quiet, style(1.0, 1, "pictures/s"));
+        display.bar.set_length(total as u64);
+        display
+    }
+
+    fn new(total: usize, quiet: bool, style: ProgressStyle) -> Display {
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden());
         if !quiet && std::io::stderr().is_terminal() {
             bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
         }
-        bar.set_style(style());
+        bar.set_style(style);
         Display { quiet, bar, total }
     }
 
@@ -38,6 +50,30 @@ impl Display {
     pub fn advance(&self, done: u64, total: u64) {
         self.bar.set_length(total);
         self.bar.set_position(done);
+    }
+
+    /// So many pictures are done, `name` the last of them.
+    pub fn count(&self, done: usize, name: &str) {
+        self.bar.set_message(format!("[{done}/{}] {name}", self.total));
+        self.bar.set_position(done as u64);
+    }
+
+    /// Does what writes to the terminal itself while the bar is out of its way.
+    pub fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.bar.suspend(write)
+    }
+
+    /// Prints failures, and once each what to do about them.
+    pub fn failures<'a>(&self, errors: impl Iterator<Item = &'a anyhow::Error>) {
+        let mut hints = Vec::new();
+        for error in errors {
+            self.error(&format!("error: {}", report::message(error)));
+            // Most failures of a batch have the same remedy.
+            hints.extend(report::hint(error).filter(|hint| !hints.contains(hint)));
+        }
+        for hint in hints {
+            self.error(&format!("hint: {hint}"));
+        }
     }
 
     /// Prints a line that stays, unless the display is quiet.
@@ -58,12 +94,13 @@ impl Display {
     }
 }
 
-fn style() -> ProgressStyle {
-    // Means since the picture was begun: a network gets through its rows evenly, and short pictures leave no time for
+/// Progress with its speed in multiples of `unit`.
+fn style(unit: f64, digits: usize, name: &'static str) -> ProgressStyle {
+    // Means since the work was begun: a network gets through its rows evenly, and short pictures leave no time for
     // a moving estimate to settle.
-    let rate = |state: &ProgressState, w: &mut dyn std::fmt::Write| {
+    let rate = move |state: &ProgressState, w: &mut dyn std::fmt::Write| {
         let per_second = state.pos() as f64 / state.elapsed().as_secs_f64().max(1e-6);
-        let _ = write!(w, "{:.3} Mpixel/s", per_second / 1e6);
+        let _ = write!(w, "{:.digits$} {name}", per_second / unit);
     };
     let left = |state: &ProgressState, w: &mut dyn std::fmt::Write| {
         let part = f64::from(state.fraction());

@@ -4,10 +4,16 @@
 //! A file that is named is always taken; its content decides what it is. In folders and globs only names that end like a
 //! picture's count, and names that begin with a dot do not (`.DS_Store`, `._photo.jpg`, `.thumbnails/`).
 
+use crate::report::Problem;
+use crate::size;
+use anyhow::Context as _;
 use globset::GlobBuilder;
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
-use supple::picture::PictureFormat;
+use supple::Error;
+use supple::picture::{self, Decoded, Limits, PictureFormat};
 use walkdir::WalkDir;
 
 /// Where a picture comes from.
@@ -26,6 +32,28 @@ impl Source {
             Source::File(path) => path.display().to_string(),
             Source::Stdin => "standard input".into(),
         }
+    }
+
+    /// Reads and decodes the picture.
+    pub fn read(&self, limits: &Limits) -> anyhow::Result<Decoded> {
+        let bytes = match self {
+            Source::File(path) => {
+                let failed = |source| Error::Io { path: path.clone(), action: "read", source };
+                read_up_to(File::open(path).map_err(failed)?, limits.max_memory).map_err(failed)?
+            }
+            Source::Stdin => read_up_to(io::stdin().lock(), limits.max_memory).context("cannot read standard input")?,
+        };
+        Ok(picture::decode(&bytes, &self.name(), limits)?)
+    }
+}
+
+/// Reads all, unless it is more than any picture: pipes and devices may never end.
+fn read_up_to(reader: impl Read, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    reader.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > limit {
+        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {}", size::bytes(limit)))),
+        false => Ok(bytes),
     }
 }
 
@@ -60,6 +88,17 @@ pub struct Unreadable {
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
+}
+
+impl Unreadable {
+    /// As an error.
+    pub fn error(&self) -> anyhow::Error {
+        let problem = Problem::failed(format!("{}: {}", self.name, self.message));
+        match &self.hint {
+            Some(hint) => problem.hint(hint.clone()).into(),
+            None => problem.into(),
+        }
+    }
 }
 
 /// Expands the arguments of a command. Folders do not descend into `out`, the folder that results go to.

@@ -1,35 +1,14 @@
-//! `supple inspect`: what a weight file holds.
+//! What a file of named tensors holds.
 
+use super::Args;
 use crate::report::{Exit, message, show, show_json, table};
 use crate::size;
 use anyhow::Context as _;
 use serde_json::json;
-use std::path::PathBuf;
 use supple::Upscaler;
 use supple::weights::Weights;
 
-const EXAMPLES: &str = "\
-Examples:
-  supple inspect model.safetensors
-  supple inspect checkpoint.pth
-  supple inspect model.safetensors --json | jq '.tensors[].name'
-
-Nothing in the file is run: of a PyTorch checkpoint only tensors are read.";
-
-/// Show the tensors and metadata of a .safetensors or .pth file
-#[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
-pub struct Args {
-    /// The file
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
-
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-/// Runs the command.
+/// Shows tensors, metadata, and which network for enlarging pictures they make, if any.
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
     let name = args.file.display().to_string();
     let weights = Weights::open(&args.file).map_err(|error| {

@@ -1,0 +1,302 @@
+//! `supple bench cnn`: how fast classifiers run, layer by layer if asked.
+
+use super::median;
+use crate::commands::upscale::parse_threads;
+use crate::interrupt;
+use crate::report::{Exit, show, show_json, table};
+use clap::ValueEnum;
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use supple::classifier::{open_network, sparsify_at_random};
+use supple::convnet::{ConvNet, Plan};
+use supple::{Cpu, Error, compute, peak};
+
+const EXAMPLES: &str = "\
+Examples:
+  supple bench cnn                                                MobileNet-v1 with random weights
+  supple bench cnn --sparsity 0.3 --pattern 1x4                   dense and 30 % sparse in turns
+  supple bench cnn --network mobilenet_v2 --layers                layer by layer
+  supple bench cnn dense.tflite sparse.safetensors --threads 1    files in turns
+  supple bench cnn --network efficientnet_lite0 --json
+
+Speed does not depend on the values of weights, except for zeros: random weights do. Contenders take turns, so that what
+else the machine does meets all alike. GFLOP/s count two operations for each multiply-accumulate with a weight that is
+not zero. Only the network is timed, on numbers in memory.";
+
+/// Measure the speed of classifiers: time, GFLOP/s, share of the machine's peak, gain by sparsity
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Networks: .tflite, .safetensors or .pth files [default: --network with random weights]
+    #[arg(value_name = "MODEL")]
+    models: Vec<PathBuf>,
+
+    /// Architecture to measure with random weights
+    #[arg(long, value_enum, default_value_t = Architecture::MobilenetV1, conflicts_with = "models")]
+    network: Architecture,
+
+    /// Its channels, as a multiple of those published
+    #[arg(long, default_value_t = 1.0, value_parser = parse_width, conflicts_with = "models")]
+    width: f32,
+
+    /// Its input, in pixels a side
+    #[arg(long, default_value_t = 224, value_parser = clap::value_parser!(u32).range(32..=2048), conflicts_with = "models")]
+    size: u32,
+
+    /// Measure each network also with this share of zeros in its 1x1 convolutions, 0 to 1
+    #[arg(long, value_parser = parse_sparsity)]
+    sparsity: Option<f64>,
+
+    /// Neighbouring output channels that share their zeros
+    #[arg(long, value_name = "1x4|1x8", default_value = "1x4", value_parser = parse_pattern, requires = "sparsity")]
+    pattern: usize,
+
+    /// Threads to use; 0: all
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_threads)]
+    threads: usize,
+
+    /// Rounds that count; three more warm up
+    #[arg(long, alias = "rounds", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    runs: u32,
+
+    /// Show each layer: time, GFLOP/s, share of the peak, sparsity
+    #[arg(long)]
+    layers: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Networks that are known by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Architecture {
+    MobilenetV1,
+    MobilenetV2,
+    EfficientnetLite0,
+}
+
+fn parse_width(text: &str) -> Result<f32, String> {
+    let width = text.parse().ok().filter(|width| (0.05..=4.0).contains(width));
+    width.ok_or_else(|| "expected a number from 0.05 to 4".into())
+}
+
+fn parse_sparsity(text: &str) -> Result<f64, String> {
+    let sparsity = text.parse().ok().filter(|sparsity| (0.0..=1.0).contains(sparsity));
+    sparsity.ok_or_else(|| "expected a share from 0 to 1, such as 0.3".into())
+}
+
+fn parse_pattern(text: &str) -> Result<usize, String> {
+    let block = text.strip_prefix("1x").and_then(|block| block.parse().ok()).filter(|block| (1..=64).contains(block));
+    block.ok_or_else(|| "expected 1x4 or 1x8".into())
+}
+
+/// Runs that warm up caches, clocks and threads.
+const WARM_UP: u32 = 3;
+
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<Exit> {
+    interrupt::install();
+    let cpu = compute::cpu(Some(args.threads).filter(|&n| n > 0))?;
+    let mut contenders = Vec::new();
+    for (name, network) in networks(args)? {
+        contenders.push(Contender::new(&cpu, name.clone(), &network)?);
+        if let Some(sparsity) = args.sparsity {
+            let mut sparse = network;
+            sparsify_at_random(&mut sparse, sparsity, args.pattern, 1)?;
+            let name = format!("{name}, {}% 1x{}", sparsity * 100.0, args.pattern);
+            contenders.push(Contender::new(&cpu, name, &sparse)?);
+        }
+    }
+    // The peak before and after the work: a machine whose clock changes in between is seen.
+    let mut peak_gflops = peak::fma_gflops(cpu.isa, &cpu.pool);
+    for round in 0..WARM_UP + args.runs {
+        for contender in &mut contenders {
+            if interrupt::asked() {
+                return Err(Error::Cancelled.into());
+            }
+            contender.measure(args.layers, round >= WARM_UP)?;
+        }
+    }
+    peak_gflops = peak_gflops.max(peak::fma_gflops(cpu.isa, &cpu.pool));
+    contenders.iter_mut().for_each(Contender::sort);
+    let first = contenders[0].median();
+    if args.json {
+        let list = contenders.iter().map(|contender| contender.json(peak_gflops, first, args.layers));
+        show_json(&json!({
+            "isa": cpu.isa.name(),
+            "threads": cpu.threads(),
+            "runs": args.runs,
+            "peak_gflops": peak_gflops,
+            "networks": list.collect::<Vec<_>>(),
+        }))?;
+        return Ok(Exit::Done);
+    }
+    let mut text = format!(
+        "{} threads, {}, {peak_gflops:.1} GFLOP/s of f32 multiply-adds at most; {} runs in turns\n\n",
+        cpu.threads(),
+        cpu.isa,
+        args.runs
+    );
+    let mut rows = vec![["network", "median", "fastest", "GFLOP/s", "of peak", "zeros", "gain"].map(String::from)];
+    rows.extend(contenders.iter().map(|contender| contender.row(peak_gflops, first)));
+    text += &table(&rows);
+    if args.layers {
+        for contender in &contenders {
+            text += &format!("\n{}\n{}", contender.name, table(&contender.layer_rows(peak_gflops)));
+        }
+    }
+    show(&text)?;
+    Ok(Exit::Done)
+}
+
+/// The networks to measure, with what to call them.
+fn networks(args: &Args) -> anyhow::Result<Vec<(String, ConvNet)>> {
+    if args.models.is_empty() {
+        let network = random(args.network, args.width, args.size as usize);
+        return Ok(vec![(network.name.clone(), network)]);
+    }
+    let open = |path: &PathBuf| {
+        Ok((path.display().to_string(), open_network(path, None)?))
+    };
+    args.models.iter().map(open).collect()
+}
+
+/// What is measured.
+struct Contender {
+    name: String,
+    parameters: usize,
+    plan: Plan,
+    input: Vec<f32>,
+    /// Of each run.
+    seconds: Vec<f64>,
+    /// For each layer, of each run.
+    layer_seconds: Vec<Vec<f64>>,
+}
+
+impl Contender {
+    fn new(cpu: &Cpu, name: String, network: &ConvNet) -> Result<Contender, Error> {
+        let plan = Plan::new(cpu, network)?;
+        // Something like a picture: no plane is constant, none is subnormal.
+        let input = (0..plan.input_shape().len()).map(|i| (i * 7919 % 255) as f32 / 127.5 - 1.0).collect();
+        let layer_seconds = vec![Vec::new(); plan.layers().len()];
+        Ok(Contender { name, parameters: network.parameters(), plan, input, seconds: Vec::new(), layer_seconds })
+    }
+
+    fn measure(&mut self, layers: bool, counts: bool) -> Result<(), Error> {
+        let start = Instant::now();
+        self.plan.run(&self.input)?;
+        if counts {
+            self.seconds.push(start.elapsed().as_secs_f64());
+        }
+        // In a run of its own: reading the clock between layers takes time as well.
+        if layers && counts {
+            let mut times = vec![Duration::ZERO; self.layer_seconds.len()];
+            self.plan.run_timed(&self.input, &mut times)?;
+            self.layer_seconds.iter_mut().zip(times).for_each(|(all, time)| all.push(time.as_secs_f64()));
+        }
+        Ok(())
+    }
+
+    fn sort(&mut self) {
+        self.seconds.sort_by(f64::total_cmp);
+        self.layer_seconds.iter_mut().for_each(|seconds| seconds.sort_by(f64::total_cmp));
+    }
+
+    fn median(&self) -> f64 {
+        median(&self.seconds)
+    }
+
+    /// All multiply-accumulates, and those with weights that are not zero.
+    fn macs(&self) -> (u64, u64) {
+        let layers = self.plan.layers().iter();
+        layers.fold((0, 0), |(all, kept), layer| (all + layer.macs, kept + layer.nonzero_macs))
+    }
+
+    fn gflops(&self) -> f64 {
+        gflops(self.macs().1, self.median())
+    }
+
+    fn sparsity(&self) -> f64 {
+        let (all, kept) = self.macs();
+        1.0 - kept as f64 / all.max(1) as f64
+    }
+
+    fn row(&self, peak: f64, first: f64) -> [String; 7] {
+        let milliseconds = |seconds: f64| format!("{:.3} ms", seconds * 1e3);
+        [
+            self.name.clone(),
+            milliseconds(self.median()),
+            milliseconds(self.seconds[0]),
+            format!("{:.1}", self.gflops()),
+            percent(self.gflops() / peak),
+            percent(self.sparsity()),
+            format!("{:.2}x", first / self.median()),
+        ]
+    }
+
+    fn layer_rows(&self, peak: f64) -> Vec<[String; 8]> {
+        let head = ["layer", "kind", "output", "ms", "of time", "GFLOP/s", "of peak", "zeros"];
+        let whole: f64 = self.layer_seconds.iter().map(|seconds| median(seconds)).sum();
+        let rows = self.plan.layers().iter().zip(&self.layer_seconds).map(|(layer, seconds)| {
+            let seconds = median(seconds);
+            let gflops = gflops(layer.nonzero_macs, seconds);
+            let arithmetic = |text: String| if layer.macs == 0 { String::new() } else { text };
+            [
+                layer.name.clone(),
+                layer.kind.to_string(),
+                layer.output.to_string(),
+                format!("{:.4}", seconds * 1e3),
+                percent(seconds / whole),
+                arithmetic(format!("{gflops:.1}")),
+                arithmetic(percent(gflops / peak)),
+                arithmetic(percent(layer.sparsity())),
+            ]
+        });
+        std::iter::once(head.map(String::from)).chain(rows).collect()
+    }
+
+    fn json(&self, peak: f64, first: f64, layers: bool) -> serde_json::Value {
+        let (macs, nonzero_macs) = self.macs();
+        let mut json = json!({
+            "name": self.name,
+            "parameters": self.parameters,
+            "median_ms": self.median() * 1e3,
+            "min_ms": self.seconds[0] * 1e3,
+            "macs": macs,
+            "nonzero_macs": nonzero_macs,
+            "sparsity": self.sparsity(),
+            "gflops": self.gflops(),
+            "share_of_peak": self.gflops() / peak,
+            "gain": first / self.median(),
+        });
+        if layers {
+            let layers = self.plan.layers().iter().zip(&self.layer_seconds).map(|(layer, seconds)| {
+                let gflops = gflops(layer.nonzero_macs, median(seconds));
+                json!({
+                    "name": layer.name,
+                    "kind": layer.kind,
+                    "input": [layer.input.channels, layer.input.height, layer.input.width],
+                    "output": [layer.output.channels, layer.output.height, layer.output.width],
+                    "median_ms": median(seconds) * 1e3,
+                    "macs": layer.macs,
+                    "sparsity": layer.sparsity(),
+                    "gflops": gflops,
+                    "share_of_peak": gflops / peak,
+                })
+            });
+            json["layers"] = layers.collect();
+        }
+        json
+    }
+}
+
+fn gflops(macs: u64, seconds: f64) -> f64 {
+    2.0 * macs as f64 / 1e9 / seconds.max(1e-9)
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}

@@ -1,0 +1,34 @@
+//! `supple bench`: how fast models run on this machine.
+
+mod sr;
+
+use crate::report::Exit;
+
+/// Measure speed
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Task {
+    Sr(sr::Args),
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<Exit> {
+    match &args.task {
+        Task::Sr(args) => sr::run(args),
+    }
+}
+
+/// The middle of sorted values, or the mean of the two middle ones.
+fn median(sorted: &[f64]) -> f64 {
+    let middle = sorted.len() / 2;
+    match sorted.len() % 2 {
+        _ if sorted.is_empty() => f64::NAN,
+        1 => sorted[middle],
+        _ => (sorted[middle - 1] + sorted[middle]) / 2.0,
+    }
+}

@@ -1,0 +1,55 @@
+//! `supple inspect`: what a model's file holds, as tensors (`weights`) or as a list of operators (`operators`).
+
+mod operators;
+mod weights;
+
+use crate::report::Exit;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use supple::Upscaler;
+use supple::classifier::open_network;
+use supple::weights::tflite;
+
+const EXAMPLES: &str = "\
+Examples:
+  supple inspect model.safetensors
+  supple inspect checkpoint.pth
+  supple inspect mobilenet.tflite                                      operators, shapes, zeros
+  supple inspect model.safetensors --json | jq '.tensors[].name'
+  supple inspect mobilenet.tflite --json | jq '.operators[].name'
+
+Nothing in the file is run: of a PyTorch checkpoint only tensors are read.";
+
+/// Show what is in a model's file: tensors and metadata, or the operators of a classifier
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The file: .safetensors, .pth or .tflite
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<Exit> {
+    let is_operators = is_tflite(&args.file);
+    // The names of the tensors of a classifier say less than its operators do.
+    if is_operators || Upscaler::open(&args.file).is_err() {
+        match open_network(&args.file, None) {
+            Ok(network) => return operators::run(args, &network),
+            Err(error) if is_operators => return Err(error.into()),
+            Err(_) => {}
+        }
+    }
+    weights::run(args)
+}
+
+fn is_tflite(path: &Path) -> bool {
+    let mut head = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(64).read_to_end(&mut head));
+    read.is_ok() && tflite::recognises(&head)
+}

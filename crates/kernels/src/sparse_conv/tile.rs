@@ -1,0 +1,272 @@
+//! The pointwise product: tiles of pixels that stay in registers while the columns of a block pass.
+
+use super::{Offsets, PackedSparse};
+use crate::simd::{Kernel, Simd, dispatch};
+use std::ops::Range;
+
+/// What happens to a sum before it is stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Epilogue<'a> {
+    /// Lowest and highest value.
+    pub range: (f32, f32),
+    /// Added after that, `[out_channels][plane]` like the output, and the range of what comes of it.
+    pub residual: Option<(&'a [f32], (f32, f32))>,
+}
+
+/// The rows of pixels that a product is computed for.
+///
+/// Pixel `x` of row `y` is at `offset + y · input_row + x` of the input, for the offset of each column, and at
+/// `o · output_plane + y · output_row + x` of the output for channel `o`.
+#[derive(Clone, Copy, Debug)]
+pub struct Product {
+    /// Rows. A 1×1 convolution takes all its pixels as one row.
+    pub rows: usize,
+    /// Pixels of a row.
+    pub width: usize,
+    /// Floats from a row of the input to the next.
+    pub input_row: usize,
+    /// Floats from a row of the output to the next.
+    pub output_row: usize,
+    /// Floats from a channel of the output to the next.
+    pub output_plane: usize,
+}
+
+/// Computes the blocks `blocks` of output channels for the pixels of `product`.
+///
+/// * `input`: `PADDING` floats must follow the last one that a pixel needs;
+/// * `output`: begins at the first pixel of channel 0, whatever `blocks` is.
+///
+/// # Panics
+/// If the blocks, the input or the output do not fit.
+pub fn multiply(
+    packed: &PackedSparse,
+    offsets: &Offsets,
+    product: Product,
+    input: &[f32],
+    output: &mut [f32],
+    epilogue: Epilogue<'_>,
+    blocks: Range<usize>,
+) {
+    let written = product.written(packed);
+    assert!(output.len() >= written, "the product writes {written} floats of {}", output.len());
+    // SAFETY: the output is as long as it has to be, and this is the only reference to it.
+    unsafe { multiply_at(packed, offsets, product, input, output.as_mut_ptr(), epilogue, blocks) }
+}
+
+impl Product {
+    /// Floats from the first to the last that are written, at most.
+    pub(super) fn written(&self, packed: &PackedSparse) -> usize {
+        match self.rows.checked_sub(1) {
+            Some(last) => (packed.out_channels() - 1) * self.output_plane + last * self.output_row + self.width,
+            None => 0,
+        }
+    }
+}
+
+/// [`multiply`] into memory that others may write elsewhere in at the same time.
+///
+/// # Safety
+/// The pixels of `product` in the channels of `blocks` must be writable, and nobody else may use them meanwhile.
+///
+/// # Panics
+/// If the blocks or the input do not fit.
+pub(super) unsafe fn multiply_at(
+    packed: &PackedSparse,
+    offsets: &Offsets,
+    product: Product,
+    input: &[f32],
+    output: *mut f32,
+    epilogue: Epilogue<'_>,
+    blocks: Range<usize>,
+) {
+    let Product { rows, width, input_row, .. } = product;
+    assert!(blocks.start <= blocks.end && blocks.end <= packed.blocks(), "blocks {blocks:?}");
+    assert_eq!(offsets.values.len(), packed.starts[packed.blocks()], "offsets of these weights");
+    if rows == 0 || width == 0 || blocks.is_empty() {
+        return;
+    }
+    let read = offsets.highest + (rows - 1) * input_row + width + super::PADDING;
+    assert!(input.len() >= read, "the product reads {read} floats of {}", input.len());
+    assert!(epilogue.residual.is_none_or(|(residual, _)| residual.len() >= product.written(packed)), "residual");
+    let kernel = Multiply { packed, offsets, product, input, output, epilogue, blocks };
+    // SAFETY: the weights were packed for an instruction set that this CPU has; lengths were checked just now, and the
+    // caller vouches for the output.
+    unsafe { dispatch(packed.isa(), kernel) }
+}
+
+struct Multiply<'a> {
+    packed: &'a PackedSparse,
+    offsets: &'a Offsets,
+    product: Product,
+    input: &'a [f32],
+    output: *mut f32,
+    epilogue: Epilogue<'a>,
+    blocks: Range<usize>,
+}
+
+impl Kernel for Multiply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Simd>(self) {
+        // SAFETY: the checks of `multiply` hold for every way on.
+        unsafe {
+            match self.packed.block() {
+                1 => self.rows::<V, 1>(),
+                2 => self.rows::<V, 2>(),
+                4 => self.rows::<V, 4>(),
+                8 => self.rows::<V, 8>(),
+                16 => self.rows::<V, 16>(),
+                _ => self.rows::<V, 32>(),
+            }
+        }
+    }
+}
+
+/// Vectors of pixels in a tile, for blocks of `block` channels: what fits the registers beside the inputs and a weight.
+pub(super) const fn vectors(registers: usize, block: usize) -> usize {
+    match (registers >= 32, block) {
+        (true, 1) => 8,
+        (true, 2) => 8,
+        (true, 4) => 6,
+        (true, 8) => 3,
+        (false, 1) => 8,
+        (false, 2) => 4,
+        (false, 4) => 3,
+        (_, _) => 1,
+    }
+}
+
+impl Multiply<'_> {
+    #[inline(always)]
+    unsafe fn rows<V: Simd, const B: usize>(&self) {
+        for row in 0..self.product.rows {
+            // SAFETY: the row is one of those checked.
+            unsafe {
+                match const { vectors(V::REGISTERS, B) } {
+                    8 => self.row::<V, 8, B>(row),
+                    6 => self.row::<V, 6, B>(row),
+                    4 => self.row::<V, 4, B>(row),
+                    3 => self.row::<V, 3, B>(row),
+                    _ => self.row::<V, 1, B>(row),
+                }
+            }
+        }
+    }
+
+    /// Whole tiles, then the rest: whole vectors, and at last part of one.
+    #[inline(always)]
+    unsafe fn row<V: Simd, const NV: usize, const B: usize>(&self, row: usize) {
+        let width = self.product.width;
+        let mut x = 0;
+        // SAFETY: `x` and what is taken from it stay within the row; reads may go on into the padding.
+        unsafe {
+            while x + NV * V::LANES <= width {
+                self.tile::<V, NV, B>(row, x, NV * V::LANES);
+                x += NV * V::LANES;
+            }
+            let rest = (width - x).div_ceil(V::LANES);
+            if NV > 4 && rest > 4 {
+                let taken = (width - x).min(4 * V::LANES);
+                self.tile::<V, 4, B>(row, x, taken);
+                x += taken;
+            }
+            if NV > 2 && (width - x).div_ceil(V::LANES) > 2 {
+                let taken = (width - x).min(3 * V::LANES);
+                self.tile::<V, 3, B>(row, x, taken);
+                x += taken;
+            }
+            if NV > 1 && (width - x).div_ceil(V::LANES) == 2 {
+                let taken = width - x;
+                self.tile::<V, 2, B>(row, x, taken);
+                x += taken;
+            }
+            while x < width {
+                let taken = (width - x).min(V::LANES);
+                if taken <= <V::Half as Simd>::LANES {
+                    self.tile::<V::Half, 1, B>(row, x, taken);
+                } else {
+                    self.tile::<V, 1, B>(row, x, taken);
+                }
+                x += taken;
+            }
+        }
+    }
+
+    /// Pixels `x .. x + count` of a row, `NV` vectors of which the last may be partly filled, for all blocks.
+    #[inline(always)]
+    unsafe fn tile<V: Simd, const NV: usize, const B: usize>(&self, row: usize, x: usize, count: usize) {
+        let Product { input_row, output_row, output_plane, .. } = self.product;
+        let packed = self.packed;
+        let first = packed.starts[self.blocks.start];
+        // SAFETY: entries, offsets and biases are those of the blocks asked for; an input vector ends within the padding.
+        unsafe {
+            let input = self.input.as_ptr().add(row * input_row + x);
+            let output = self.output.add(row * output_row + x);
+            let mut offset = self.offsets.values.as_ptr().add(first);
+            let mut weight = packed.values.as_ptr().add(first * B);
+            for block in self.blocks.clone() {
+                let mut sums = [[V::splat(0.0); NV]; B];
+                let bias = packed.bias.as_ptr().add(block * B);
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let start = V::splat(*bias.add(i));
+                    for sum in sums.iter_mut() {
+                        *sum = start;
+                    }
+                }
+                for _ in 0..*packed.counts.get_unchecked(block) {
+                    let from = input.add(*offset as usize);
+                    let mut pixels = [V::splat(0.0); NV];
+                    for (j, pixels) in pixels.iter_mut().enumerate() {
+                        *pixels = V::load(from.add(j * V::LANES));
+                    }
+                    for (i, sums) in sums.iter_mut().enumerate() {
+                        let value = V::splat(*weight.add(i));
+                        for (sum, &pixels) in sums.iter_mut().zip(&pixels) {
+                            *sum = pixels.mul_add(value, *sum);
+                        }
+                    }
+                    offset = offset.add(1);
+                    weight = weight.add(B);
+                }
+                let channels = (packed.out_channels() - block * B).min(B);
+                self.finish::<V, NV, B>(&sums, channels, output, block * B * output_plane, row * output_row + x, count);
+            }
+        }
+    }
+
+    /// Clamps, adds the residual, and stores `count` pixels of `channels` channels.
+    #[inline(always)]
+    unsafe fn finish<V: Simd, const NV: usize, const B: usize>(
+        &self,
+        sums: &[[V; NV]; B],
+        channels: usize,
+        output: *mut f32,
+        channel: usize,
+        pixel: usize,
+        count: usize,
+    ) {
+        // SAFETY: the checks of `multiply` cover `count` pixels of each of these channels, in the residual too.
+        unsafe {
+            let (low, high) = (V::splat(self.epilogue.range.0), V::splat(self.epilogue.range.1));
+            for (i, sums) in sums.iter().enumerate() {
+                if i >= channels {
+                    break;
+                }
+                let at = channel + i * self.product.output_plane;
+                for (j, &sum) in sums.iter().enumerate() {
+                    let left = count - j * V::LANES;
+                    // In this order NaN passes.
+                    let mut value = high.min(low.max(sum));
+                    if let Some((residual, (low, high))) = self.epilogue.residual {
+                        let from = residual.as_ptr().add(at + pixel + j * V::LANES);
+                        let other = if left >= V::LANES { V::load(from) } else { V::load_first(from, left) };
+                        value = V::splat(high).min(V::splat(low).max(value.add(other)));
+                    }
+                    let to = output.add(at + j * V::LANES);
+                    if left >= V::LANES { value.store(to) } else { value.store_first(to, left) }
+                }
+            }
+        }
+    }
+}
