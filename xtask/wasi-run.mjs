@@ -30,4 +30,4 @@ const wasi = new WASI({
   returnOnExit: true,
 });
 const module = await WebAssembly.compile(readFileSync(program));
-process.exit(wasi.start(await WebAssembly.instantiate(module, wasi.getImportObject())));
+process.exit(wasi.start(await WebAssembly.instantiate(module, { wasi_snapshot_preview1: wasi.wasiImport })));

@@ -4,17 +4,18 @@
     python3 -m venv peers && . peers/bin/activate
     pip install numpy onnx onnxruntime openvino ncnn MNN ai-edge-litert torch
 
-    python benches/peers/cnn.py --supple target/release/supple --isas avx512 avx2 --json cnn.json
+    python benches/peers/cnn.py --supple target/release/supple --isas avx512 avx2 --blocks 4 8 --json cnn.json
 
 Every engine but numpy and onnx is optional: one that is missing is named and left out.
 
 How it measures: each contender runs in a process of its own, which builds the network, checks its output against ONNX
 Runtime's and waits. Then rounds are played in which each contender has one burst of runs (the first is not timed), so
 that a change of the machine's load meets all of them; each round starts with another contender. The figures are the
-median and the minimum over all timed runs, of wall time and, where the engine runs in Python, of the process's CPU time.
-A run starts with an f32 array in the engine's own layout and ends with the scores as an f32 array. Supple's burst is one
-call of `supple bench cnn`. Where the system permits it, the script makes itself and its children real-time
-(`SCHED_FIFO`, as `chrt -f 1`), so that other work on the machine is kept from the timed core.
+median and the minimum over all timed runs, of wall time and, where the engine runs in Python, of the process's CPU
+time. A run starts with an f32 array in the engine's own layout and ends with the scores as an f32 array. Supple's burst
+is one call of `supple bench cnn`; its median is that of the medians of the calls. Where the system permits it, the
+script makes itself and its children real-time (`SCHED_FIFO`, as `chrt -f 1`), so that other work on the machine is kept
+from the timed core.
 
 Where the network comes from: `mobilenet_v1` and `mobilenet_v2` list the layers; the weights are random, drawn from a
 seed for each layer. `onnx_model` (ONNX Runtime, OpenVINO, MNN), `ncnn_model` and `tflite_model` (LiteRT) write them
@@ -24,8 +25,9 @@ Sparse peers (`--sparsities`), zeros in the 1x1 convolutions only:
 
 * `mnn-1x4`: MNN with blocks of 4 output channels x 1 input channel, the pattern its kernels are made for. Its converter
   takes a layer as sparse only where more than 30 % of the weights are zero.
-* `litert-sparse`: XNNPACK, which keeps sparse weights sparse only where more than two thirds of all 1x1 weights are zero,
-  and whose planar kernels want explicit padding of one pixel on each side. Below that it computes the dense network.
+* `litert-sparse`: XNNPACK, with zeros anywhere. Its planar kernels want explicit padding of one pixel on each side, and
+  it computes the dense network unless more than two thirds of all 1x1 weights are zero. On x86 with AVX it always does
+  (`xnn_is_chw_compatible_config`), so that there this contender is left out.
 """
 
 import argparse
@@ -121,7 +123,7 @@ def mobilenet_v2(width, resolution):
     return network.layers
 
 
-NETWORKS = {"mobilenet-v1": mobilenet_v1, "mobilenet-v2": mobilenet_v2}
+NETWORKS = {"mobilenet_v1": mobilenet_v1, "mobilenet_v2": mobilenet_v2}
 
 
 @dataclasses.dataclass
@@ -247,7 +249,7 @@ def openvino_run(variant, threads, folder):
     return run, "latency hint, precision hint f32"
 
 
-# Pipeline { version: "0.0.0", algo { type: PRUNE, prune_params { type: SIMD_OC, simd_oc_pruner_params { oc_blocks } } } }
+# Pipeline { version: "0.0.0", algo { type: PRUNE, prune_params { type: SIMD_OC, simd_oc_pruner_params { oc_blocks }}}}
 # of MNN_compression.proto, in protocol buffers' wire format; the last byte is the block.
 MNN_PRUNED = bytes.fromhex("0a05302e302e30 120a 0801 1a06 0801 1a02 20")
 
@@ -310,7 +312,9 @@ def ncnn_model(variant, folder):
             before, after = variant.pads(layer)
             stored += [np.zeros(1, np.uint32), weights, bias]  # a zero tag: the weights follow as f32
             kind = {"conv": "Convolution", "depthwise": "ConvolutionDepthWise", "dense": "InnerProduct"}[layer.kind]
-            fields = f"0={layer.channels} 1={layer.kernel} 3={layer.stride} 4={before} 14={before} 15={after} 16={after}"
+            fields = (
+                f"0={layer.channels} 1={layer.kernel} 3={layer.stride} 4={before} 14={before} 15={after} 16={after}"
+            )
             fields += f" 5=1 6={weights.size}"
             fields += f" 7={layer.channels}" if layer.kind == "depthwise" else ""
             fields += " 9=3 -23310=2,0.0,6.0" if layer.relu6 else ""
@@ -341,7 +345,8 @@ def ncnn_run(variant, threads, folder):
     out = ncnn_model(variant, folder)
     if net.load_param(f"{folder}/net.param") or net.load_model(f"{folder}/net.bin"):
         raise RuntimeError("ncnn could not load the model")
-    x = ncnn.Mat(variant.input()[0])
+    array = variant.input()[0]
+    x = ncnn.Mat(array)  # borrows the array
 
     def run():
         extractor = net.create_extractor()
@@ -353,7 +358,7 @@ def ncnn_run(variant, threads, folder):
         del y, extractor
         return result
 
-    run.keep = (blobs, workspace)
+    run.keep = (array, blobs, workspace)
     return run, "no fp16, no bf16, pool allocators"
 
 
@@ -486,6 +491,10 @@ def tflite_model(variant):
 def litert_run(variant, threads, folder):
     from ai_edge_litert.interpreter import Interpreter
 
+    if variant.sparsity and "avx" in processor_flags():
+        raise RuntimeError("XNNPACK computes sparse weights densely on x86 with AVX")
+    if variant.sparsity and variant.sparsity < 2 / 3:
+        raise RuntimeError("XNNPACK computes sparse weights densely below two thirds of zeros")
     interpreter = Interpreter(model_content=tflite_model(variant), num_threads=threads)
     interpreter.allocate_tensors()
     source, target = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
@@ -496,10 +505,7 @@ def litert_run(variant, threads, folder):
         interpreter.invoke()
         return interpreter.get_tensor(target)
 
-    note = "XNNPACK delegate"
-    if variant.sparsity:
-        note += ", sparse weights" + ("" if variant.sparsity > 2 / 3 else " computed densely (2/3 zeros needed)")
-    return run, note
+    return run, "XNNPACK delegate" + (", sparse weights" if variant.sparsity else "")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -555,6 +561,18 @@ ENGINES = {  # name: (packages to import, distribution whose version is told, bu
     "litert": (["ai_edge_litert", "flatbuffers"], "ai-edge-litert", litert_run),
     "torch": (["torch"], "torch", torch_run),
 }
+
+
+def cpuinfo():
+    """What Linux says of the last core; empty elsewhere."""
+    path = Path("/proc/cpuinfo")
+    lines = (line.partition(":") for line in (path.read_text().splitlines() if path.exists() else []))
+    return {key.strip(): value.strip() for key, _, value in lines}
+
+
+def processor_flags():
+    found = cpuinfo()
+    return found.get("flags", found.get("Features", "")).split()
 
 
 def serve(engine, variant, threads):
@@ -617,7 +635,7 @@ class Peer:
     def burst(self, runs):
         print(runs, file=self.process.stdin, flush=True)
         answer = self.answer()
-        return answer["wall"], answer["cpu"]
+        return dict(answer, fastest=min(answer["wall"]))
 
     def stop(self):
         self.process.stdin.close()
@@ -625,38 +643,40 @@ class Peer:
 
 
 class Supple:
-    """Supple through its command line; a burst is one call. Its JSON has `median_ms` and `min_ms` of the runs and, if the
-    program tells them, all of them as `samples_ms`."""
+    """Supple through its command line, which tells no scores. A burst is one call of `supple bench cnn` with random
+    weights, which tells the median and the minimum of its runs. For a sparse network it measures the dense one too, in
+    turns; the last one counts."""
 
     engine = "supple"
 
-    def __init__(self, name, binary, template, variant, threads, isa):
-        self.name, self.binary, self.template = name, binary, template
-        self.variant, self.threads, self.isa = variant, threads, isa
-        self.version, self.note = None, f"SUPPLE_ISA={isa}" if isa else ""
+    def __init__(self, name, binary, variant, threads, isa):
+        self.name, self.binary, self.variant, self.threads, self.isa = name, binary, variant, threads, isa
+        self.version, self.note = None, ""
 
     def call(self, words):
         environment = {**os.environ, **({"SUPPLE_ISA": self.isa} if self.isa else {})}
         done = subprocess.run([self.binary, *words], check=False, capture_output=True, text=True, env=environment)
         if done.returncode:
-            raise RuntimeError((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
+            raise RuntimeError((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[0])
         return done.stdout
 
-    def words(self, runs):
-        fields = dict(dataclasses.asdict(self.variant), threads=self.threads, runs=runs)
-        fields["width"] = f"{self.variant.width:g}"
-        return [word.format(**fields) for word in self.template.split()]
+    def bench(self, runs):
+        variant = self.variant
+        words = ["bench", "cnn", "--network", variant.network, "--width", f"{variant.width:g}"]
+        words += ["--size", str(variant.resolution), "--threads", str(self.threads), "--runs", str(runs), "--json"]
+        if variant.sparsity:
+            words += ["--sparsity", f"{variant.sparsity:g}", "--pattern", f"1x{variant.block}"]
+        return json.loads(self.call(words))
 
     def start(self):
         if not self.binary or not os.access(self.binary, os.X_OK):
             raise RuntimeError(f"no program at {self.binary}" if self.binary else "no --supple PATH given")
         self.version = self.call(["--version"]).split()[-1]
-        self.burst(2)
-        return None
+        self.note = self.bench(1)["isa"] + (f", blocks of {self.variant.block}" if self.variant.sparsity else "")
 
     def burst(self, runs):
-        report = json.loads(self.call(self.words(runs)))
-        return report.get("samples_ms") or [report["median_ms"], report["min_ms"]], []
+        network = self.bench(runs)["networks"][-1]
+        return {"wall": [network["median_ms"]], "fastest": network["min_ms"], "cpu": []}
 
     def stop(self):
         pass
@@ -672,10 +692,14 @@ def contenders(arguments):
         xnnpack = dataclasses.replace(dense, sparsity=sparsity, padding="one")
         chosen.append(Peer("litert-sparse" + share(sparsity), "litert", xnnpack, arguments.threads))
     for isa in arguments.isas or [None]:
-        for sparsity in [0.0, *arguments.sparsities]:
-            variant = dataclasses.replace(dense, sparsity=sparsity)
-            name = "supple" + (f"-{isa}" if isa else "") + (share(sparsity) if sparsity else "")
-            chosen.append(Supple(name, arguments.supple, arguments.supple_words, variant, arguments.threads, isa))
+        name = "supple" + (f"-{isa}" if isa else "")
+        chosen.append(Supple(name, arguments.supple, dense, arguments.threads, isa))
+        for sparsity in arguments.sparsities:
+            for block in arguments.blocks:
+                sparse = dataclasses.replace(dense, sparsity=sparsity, block=block)
+                chosen.append(
+                    Supple(f"{name}-1x{block}{share(sparsity)}", arguments.supple, sparse, arguments.threads, isa)
+                )
     starts = lambda name, prefixes: any(name.startswith(prefix) for prefix in prefixes)
     chosen = [c for c in chosen if not arguments.only or starts(c.name, arguments.only)]
     return [c for c in chosen if not starts(c.name, arguments.skip)]
@@ -721,7 +745,7 @@ def measure(chosen, arguments):
             if known[key] is not None:
                 difference = float(np.abs(scores - known[key]).max() / np.abs(known[key]).max())
         print(f"built {contender.name}", file=sys.stderr)
-        running.append((contender, dict(difference=difference, wall=[], cpu=[])))
+        running.append((contender, dict(difference=difference, wall=[], fastest=[], cpu=[])))
     for number in range(arguments.rounds):
         shift = number % max(1, len(running))  # another starter each round
         for contender, record in running[shift:] + running[:shift]:
@@ -729,12 +753,13 @@ def measure(chosen, arguments):
                 continue
             time.sleep(0.03)  # lets the previous engine's spinning threads fall asleep
             try:
-                wall, cpu = contender.burst(arguments.runs)
+                times = contender.burst(arguments.runs)
             except Exception as error:
                 skipped[contender.name] = str(error)
                 continue
-            record["wall"] += wall
-            record["cpu"] += cpu
+            record["wall"] += times["wall"]
+            record["fastest"].append(times["fastest"])
+            record["cpu"] += times["cpu"]
         print(f"round {number + 1}/{arguments.rounds}", file=sys.stderr)
     for contender, _ in running:
         contender.stop()
@@ -744,7 +769,7 @@ def measure(chosen, arguments):
             continue
         figures = {"name": contender.name, "version": contender.version, "options": contender.note}
         figures.update(sparsity=contender.variant.sparsity, difference=record["difference"])
-        figures.update(median_ms=statistics.median(record["wall"]), min_ms=min(record["wall"]))
+        figures.update(median_ms=statistics.median(record["wall"]), min_ms=min(record["fastest"]))
         if record["cpu"]:
             figures.update(cpu_median_ms=statistics.median(record["cpu"]), cpu_min_ms=min(record["cpu"]))
         records.append(dict(figures, samples_ms=record["wall"], cpu_samples_ms=record["cpu"]))
@@ -752,14 +777,9 @@ def measure(chosen, arguments):
 
 
 def processor():
-    name, flags = platform.processor() or platform.machine(), []
-    cpuinfo = Path("/proc/cpuinfo")
-    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else []:
-        key, _, value = line.partition(":")
-        name = value.strip() if key.strip() == "model name" else name
-        flags = value.split() if key.strip() in ("flags", "Features") else flags
+    name = cpuinfo().get("model name", platform.processor() or platform.machine())
     wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "asimddp", "i8mm")
-    return f"{name}, {os.cpu_count()} logical cores ({' '.join(f for f in wanted if f in flags)})"
+    return f"{name}, {os.cpu_count()} logical cores ({' '.join(f for f in wanted if f in processor_flags())})"
 
 
 def cell(value, form):
@@ -790,28 +810,28 @@ def markdown(report):
 def arguments_from(words):
     parser = argparse.ArgumentParser(
         description="MobileNet in ONNX Runtime, OpenVINO, ncnn, MNN, LiteRT, PyTorch and Supple, side by side.",
-        epilog="Contenders: " + ", ".join(ENGINES) + ", mnn-1x4-N%, litert-sparse-N%, supple[-ISA][-N%].",
+        epilog="Contenders: " + ", ".join(ENGINES) + ", mnn-1x4-N%, litert-sparse-N%, supple[-ISA][-1xB-N%].",
     )
-    parser.add_argument("--network", choices=NETWORKS, default="mobilenet-v1", help="default: mobilenet-v1")
+    parser.add_argument("--network", choices=NETWORKS, default="mobilenet_v1", help="default: mobilenet_v1")
     parser.add_argument("--width", type=float, default=1.0, help="width multiplier (default: 1.0)")
-    parser.add_argument("--resolution", type=int, default=224, help="side of the input, a multiple of 32 (default: 224)")
+    parser.add_argument(
+        "--resolution", type=int, default=224, help="side of the input, a multiple of 32 (default: 224)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads of each engine (default: 1)")
     parser.add_argument("--rounds", type=int, default=9, help="rounds of bursts (default: 9)")
     parser.add_argument("--runs", type=int, default=10, help="timed runs in a burst (default: 10)")
     shares = [0.3, 0.5, 0.7]
-    parser.add_argument("--sparsities", type=float, nargs="*", default=shares, help="default: 0.3 0.5 0.7; none: dense only")
+    parser.add_argument(
+        "--sparsities", type=float, nargs="*", default=shares, help="default: 0.3 0.5 0.7; none: dense only"
+    )
     parser.add_argument("--only", nargs="+", metavar="PREFIX", help="only contenders whose names start so")
     parser.add_argument("--skip", nargs="+", default=[], metavar="PREFIX", help="leave out those whose names start so")
     parser.add_argument("--supple", metavar="PATH", help="the supple program")
     parser.add_argument("--isas", nargs="+", metavar="ISA", help="values of SUPPLE_ISA to run Supple with, one by one")
-    parser.add_argument(
-        "--supple-words",
-        metavar="WORDS",
-        default="bench cnn --network {network} --width {width} --sparsity {sparsity} --threads {threads} --runs {runs} --json",
-        help="supple's words for one burst (default: '%(default)s')",
-    )
+    parser.add_argument("--blocks", type=int, nargs="+", default=[4], help="Supple's sparse patterns 1xN (default: 4)")
     parser.add_argument("--json", metavar="FILE", help="write all samples and results here")
     parser.add_argument("--onnx", metavar="FILE", help="only write the dense network as ONNX, for cnn_web.mjs")
+    parser.add_argument("--tflite", metavar="FILE", help="only write the dense network as TFLite")
     parser.add_argument("--serve", metavar="ENGINE", help=argparse.SUPPRESS)
     parser.add_argument("--variant", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)
@@ -827,9 +847,11 @@ def main():
     if arguments.serve:
         serve(arguments.serve, Variant(**arguments.variant), arguments.threads)
         return
-    if arguments.onnx:
+    if arguments.onnx or arguments.tflite:
         dense = Variant(arguments.network, arguments.width, arguments.resolution)
-        Path(arguments.onnx).write_bytes(onnx_model(dense))
+        for path, model in ((arguments.onnx, onnx_model), (arguments.tflite, tflite_model)):
+            if path:
+                Path(path).write_bytes(model(dense))
         return
     load = " ".join(f"{n:.1f}" for n in os.getloadavg())
     real_time = make_real_time()

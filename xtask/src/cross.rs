@@ -1,14 +1,25 @@
-//! The library on other CPUs than x86-64: compiled for ARM and WebAssembly, its kernels tested on ARM under qemu.
+//! The library on other CPUs than x86-64: compiled for ARM and WebAssembly, its kernels tested on ARM under qemu and as
+//! WebAssembly in Node.
 //!
 //! Debian's Rust toolchain does it (`.ci/setup-cross` installs it and names it `debian`), since rustup's has no standard
 //! library for these targets. It is another version than ours: the code has to compile on both.
 
-use crate::{command, output, run};
-use anyhow::bail;
+use crate::{command, output, root, run};
+use anyhow::{Context, bail};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const ARM: &str = "aarch64-unknown-linux-gnu";
 const WASM: &str = "wasm32-unknown-unknown";
+/// WebAssembly with system calls: what tests need.
+const WASI: &str = "wasm32-wasip1";
+/// Where Debian's wasi-libc lies.
+const WASI_LIBC: &str = "/usr/lib/wasm32-wasi";
+
+/// The CPUs that tests run on, as qemu names them: from plain NEON to all extensions.
+const CPUS: [&str; 4] = ["cortex-a53", "cortex-a76", "neoverse-n1", "max"];
+/// What has no path of its own on any CPU, and takes most of the time: run on the first of [`CPUS`] alone.
+const SAME_ON_ALL: &str = "conv::tests";
 
 /// Runs every check.
 pub fn check() -> anyhow::Result<()> {
@@ -16,13 +27,72 @@ pub fn check() -> anyhow::Result<()> {
         bail!("the cross toolchain is missing: run .ci/setup-cross as root first");
     }
     run(&mut cargo(&format!("check --release --target {ARM} -p supple")))?;
-    run(&mut cargo(&format!("check --release --target {WASM} -p supple -Zbuild-std=std,panic_abort")))?;
-    run(&mut cargo(&format!("test --release --target {ARM} -p supple-kernels")))
+    run(cargo(&format!("check --release --target {WASM} -p supple -Zbuild-std=std,panic_abort"))
+        .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", "-C target-feature=+simd128"))?;
+    arm()?;
+    webassembly()
+}
+
+/// One build, run on each CPU.
+fn arm() -> anyhow::Result<()> {
+    let test = format!("test --release --target {ARM} -p supple-kernels");
+    for cpu in CPUS {
+        let skip = if cpu == CPUS[0] { String::new() } else { format!(" --skip {SAME_ON_ALL}") };
+        run(cargo_test(&test, &format!("--quiet{skip}")).env("QEMU_CPU", cpu))?;
+    }
+    Ok(())
+}
+
+/// A build with relaxed-simd contains the kernels for simd128 as well. Where Node is too old for it, those alone.
+fn webassembly() -> anyhow::Result<()> {
+    let runner = root().join("xtask/wasi-run.mjs");
+    let supports = |feature| {
+        let mut node = command("node", "--no-warnings");
+        node.arg(&runner)
+            .args(["--probe", feature])
+            .status()
+            .context("cannot start node")
+            .map(|status| status.success())
+    };
+    let features = if supports("relaxed-simd")? {
+        "+simd128,+relaxed-simd"
+    } else {
+        println!("skipped: this Node does not know relaxed-simd");
+        "+simd128"
+    };
+    let flags = [
+        "-C linker-flavor=wasm-ld -C link-self-contained=no",
+        &format!("-L {WASI_LIBC} -C link-arg={WASI_LIBC}/crt1-command.o -C link-arg=-lc"),
+        // Threads, which Debian's library lacks; nothing here starts one.
+        "-C link-arg=--unresolved-symbols=ignore-all",
+        &format!("-C target-feature={features}"),
+    ];
+    run(cargo_test(
+        &format!("test --release --target {WASI} -p supple-kernels -Zbuild-std=std,panic_abort,test"),
+        "--quiet",
+    )
+    .env("CARGO_TARGET_WASM32_WASIP1_LINKER", linker()?)
+    .env("CARGO_TARGET_WASM32_WASIP1_RUNNER", format!("node --no-warnings {}", runner.display()))
+    .env("CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS", flags.join(" ")))
 }
 
 /// Whether Debian's toolchain is there.
 pub fn is_installed() -> anyhow::Result<bool> {
     Ok(output("rustup", "toolchain list")?.lines().any(|line| line.starts_with("debian")))
+}
+
+/// The linker of rustup's toolchain, which serves WebAssembly too; Debian's compiler brings none for it.
+fn linker() -> anyhow::Result<PathBuf> {
+    let about = output("rustc", "-vV")?;
+    let host = about.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
+    Ok(Path::new(output("rustc", "--print sysroot")?.trim()).join("lib/rustlib").join(host).join("bin/rust-lld"))
+}
+
+/// [`cargo`] with arguments for the test program.
+fn cargo_test(arguments: &str, program: &str) -> Command {
+    let mut command = cargo(arguments);
+    command.arg("--").args(program.split_whitespace());
+    command
 }
 
 /// Debian's cargo. The checks use the release profile because it does not optimise procedural macros; RUSTC_BOOTSTRAP lets a

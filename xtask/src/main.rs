@@ -15,11 +15,13 @@ use std::process::Command;
 const USAGE: &str = "\
 usage: cargo xtask <command>
   licences   check the licence and the source of every crate in Cargo.lock
-  cross      check that the library compiles for ARM and WebAssembly, and test the kernels on ARM under qemu;
-             run .ci/setup-cross as root first
+  cross      check that the library compiles for ARM and WebAssembly, and test the kernels on ARM under qemu and as
+             WebAssembly in Node; run .ci/setup-cross as root first
   web        build the npm package and the page in web/dist";
 
 fn main() -> anyhow::Result<()> {
+    #[cfg(feature = "web")]
+    wasm::compile_for_cargo()?;
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["licences"] => licences::check(),

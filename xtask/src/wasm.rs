@@ -1,33 +1,75 @@
 //! Compiling for WebAssembly: with rustup's standard library for the target where it is installed, else with Debian's
 //! toolchain, which builds it from source.
+//!
+//! Builds that differ in instructions share the standard library and all crates that are not ours: what takes longest is
+//! built once, for the fewest features. To that end cargo calls this program instead of `rustc` for our crates, and it
+//! calls `rustc` with more flags.
 
-use crate::{cross, output};
+use crate::{command, output};
 use anyhow::{Context, bail};
+use std::fs;
 use std::path::Path;
 use std::process::Command;
+
+/// Tells this program to compile in place of `rustc`, with these flags more.
+const ADDED: &str = "SUPPLE_ADDED_RUSTFLAGS";
 
 /// The target.
 pub const TARGET: &str = "wasm32-unknown-unknown";
 
-/// A cargo command for the target with `features` of the target, such as `+simd128`.
-pub fn cargo(arguments: &str, features: &str) -> anyhow::Result<Command> {
+/// What every host must have.
+const FEATURES: &str = "+simd128";
+
+/// A cargo command for the target that builds in `folder`, with `added` flags for our crates, such as
+/// `-Ctarget-feature=+relaxed-simd`; `name` tells builds with different flags apart.
+pub fn cargo(arguments: &str, folder: &Path, name: &str, added: &str) -> anyhow::Result<Command> {
     let sysroot = output("rustc", "--print sysroot")?;
     let libraries = Path::new(sysroot.trim()).join("lib/rustlib");
-    let mut flags = vec![format!("-Ctarget-feature={features}")];
-    let mut command = if libraries.join(TARGET).is_dir() {
-        crate::command(env!("CARGO"), &format!("{arguments} --locked --target {TARGET}"))
-    } else if cross::is_installed()? {
+    let mut flags = vec![format!("-Ctarget-feature={FEATURES}")];
+    let mut cargo = if libraries.join(TARGET).is_dir() {
+        command(env!("CARGO"), &format!("{arguments} --locked --target {TARGET}"))
+    } else if output("rustup", "toolchain list")?.lines().any(|line| line.starts_with("debian")) {
         // Debian's compiler has no linker for WebAssembly; rustup's serves both.
         let host = output("rustc", "-vV")?;
         let host = host.lines().find_map(|l| l.strip_prefix("host: ")).context("rustc -vV names no host")?;
         let linker = libraries.join(host).join("bin/rust-lld");
         flags.push("-Clinker-flavor=wasm-ld".into());
-        let mut command = cross::cargo(&format!("{arguments} --target {TARGET} -Zbuild-std=std,panic_abort"));
-        command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
-        command
+        let mut cargo = debian_cargo(&format!("{arguments} --target {TARGET} -Zbuild-std=std,panic_abort"));
+        cargo.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
+        cargo
     } else {
         bail!("no compiler for WebAssembly: `rustup target add {TARGET}`, or run .ci/setup-cross as root");
     };
-    command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", flags.join(" "));
-    Ok(command)
+    cargo.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", flags.join(" "));
+    // Cargo keeps results of compilers with different names apart.
+    fs::create_dir_all(folder)?;
+    let compiler = folder.join(format!("rustc-{name}"));
+    fs::copy(std::env::current_exe()?, &compiler)?;
+    cargo.env("RUSTC_WORKSPACE_WRAPPER", compiler).env(ADDED, added);
+    cargo.arg("--target-dir").arg(folder);
+    Ok(cargo)
+}
+
+/// Compiles in place of `rustc`, if cargo has started this program for that: the arguments are the compiler and its own.
+pub fn compile_for_cargo() -> anyhow::Result<()> {
+    let Ok(added) = std::env::var(ADDED) else { return Ok(()) };
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let (rustc, arguments) = arguments.split_first().context("no compiler is named")?;
+    let mut command = Command::new(rustc);
+    // Cargo asks for the compiler's version in the same way.
+    if command.args(arguments).get_args().any(|argument| argument == TARGET) {
+        command.args(added.split_whitespace());
+    }
+    std::process::exit(command.status()?.code().unwrap_or(1))
+}
+
+/// Debian's cargo, which RUSTC_BOOTSTRAP lets build the standard library.
+fn debian_cargo(arguments: &str) -> Command {
+    let mut cargo = command("rustup", &format!("run debian cargo {arguments} --locked"));
+    cargo.env("RUSTC_BOOTSTRAP", "1");
+    // Set by the cargo that runs this program, and meant for its toolchain.
+    for name in ["CARGO", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN", "LD_LIBRARY_PATH"] {
+        cargo.env_remove(name);
+    }
+    cargo
 }

@@ -7,7 +7,7 @@ mod report;
 mod size;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use commands::{bench, classify, compare, completions, doctor, eval, inspect, models, upscale};
+use commands::{bench, classify, compare, completions, compress, doctor, eval, inspect, models, upscale};
 use report::Exit;
 use std::process::ExitCode;
 
@@ -34,6 +34,7 @@ struct Cli {
 enum Command {
     Upscale(upscale::Args),
     Classify(classify::Args),
+    Compress(compress::Args),
     Compare(compare::Args),
     Models(models::Args),
     Inspect(inspect::Args),
@@ -47,6 +48,7 @@ fn run(command: &Command) -> anyhow::Result<Exit> {
     match command {
         Command::Upscale(args) => upscale::run(args),
         Command::Classify(args) => classify::run(args),
+        Command::Compress(args) => compress::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Models(args) => models::run(args),
         Command::Inspect(args) => inspect::run(args),

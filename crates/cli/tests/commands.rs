@@ -18,7 +18,19 @@ fn alone_it_shows_how_to_begin() {
 #[test]
 fn every_command_has_help_with_examples() {
     let sandbox = Sandbox::new();
-    for command in ["upscale", "compare", "models", "inspect", "doctor", "eval sr", "bench sr", "completions"] {
+    for command in [
+        "upscale",
+        "classify",
+        "compare",
+        "models",
+        "inspect",
+        "doctor",
+        "eval sr",
+        "eval cnn",
+        "bench sr",
+        "bench cnn",
+        "completions",
+    ] {
         let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
         let text = sandbox.run(&arguments).exits(0).text();
         assert!(text.contains("Examples:") && text.contains(&format!("supple {command}")), "{command}:\n{text}");

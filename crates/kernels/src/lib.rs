@@ -31,6 +31,7 @@ pub mod resize;
 pub mod rows;
 pub mod simd;
 pub mod sparse_conv;
+pub mod sparse_conv_i8;
 pub mod spatial_attention;
 mod system;
 #[doc(hidden)]

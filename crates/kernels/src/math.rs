@@ -150,7 +150,9 @@ mod tests {
         inputs.resize(inputs.len().next_multiple_of(16), 0.5);
         for isa in Isa::available() {
             for is_gelu in [false, true] {
-                let tolerance = if isa == Isa::Scalar && !is_gelu { 4e-7 } else { 3e-7 };
+                // WebAssembly's relaxed multiply-add is fused on some hosts only.
+                let fused = !matches!(isa, Isa::Scalar | Isa::Simd128 | Isa::RelaxedSimd);
+                let tolerance = if fused || is_gelu { 3e-7 } else { 4e-7 };
                 let mut found = inputs.clone();
                 // SAFETY: the CPU has `isa`.
                 unsafe { dispatch(isa, Apply(&mut found, is_gelu)) };

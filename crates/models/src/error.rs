@@ -18,6 +18,17 @@ pub enum Error {
         /// What was found instead.
         found: String,
     },
+    /// The file holds tensors of no classifier that is known here.
+    #[error(
+        "{file}: not a classifier known here ({found}); known are TFLite networks, networks saved by Supple, and checkpoints of \
+         MobileNet version 1 and 2 and EfficientNet-Lite0"
+    )]
+    UnknownConvNet {
+        /// File that was read.
+        file: String,
+        /// What was found instead.
+        found: String,
+    },
     /// A picture that the network cannot take.
     #[error("{network} needs pictures of at least {min} pixels a side, got {width}x{height}")]
     TooSmall {

@@ -2,6 +2,8 @@
 
 pub mod convnet;
 pub mod ditn;
+pub mod efficientnet_lite;
+pub mod mobilenet;
 pub mod rlfn;
 pub mod super_resolution;
 

@@ -2,7 +2,7 @@
 //!
 //! Three nouns come first: a [`Picture`] is pixels in memory, an [`Upscaler`] is a network with its weights, and a
 //! [`ScalePlan`] says which networks reach a scale. [`picture`] reads and writes files, [`enlarge`] reaches any scale,
-//! [`evaluate`] and [`compare`] tell how good the result is.
+//! [`evaluate`] and [`compare`] tell how good the result is. A [`Classifier`] names what is in a picture.
 //!
 //! ```
 //! # fn main() -> Result<(), supple::Error> {
@@ -23,6 +23,8 @@
 
 pub mod classifier;
 pub mod compare;
+#[cfg(feature = "files")]
+pub mod compress;
 pub mod compute;
 mod error;
 #[cfg(feature = "files")]
@@ -39,7 +41,7 @@ pub use classifier::{Classifier, ClassifierOptions, Prediction};
 pub use error::Error;
 pub use picture::Picture;
 pub use scale_plan::{ScalePlan, enlarge};
-pub use supple_models::{Precision, SuperResolution, convnet};
+pub use supple_models::{Precision, SuperResolution, convnet, efficientnet_lite, mobilenet};
 pub use supple_tensor::kernels::peak;
 pub use supple_tensor::{Cpu, Isa};
 pub use supple_weights as weights;

@@ -7,12 +7,14 @@
 //! would be a bug, becomes a JavaScript `Error`; the module is not to be used after one. When memory cannot be had, the
 //! module stops with a `WebAssembly.RuntimeError`; large pictures are refused before that, as far as can be foreseen.
 
+mod classifier;
 mod error;
 mod features;
 mod number;
 mod picture;
 mod upscaler;
 
+pub use classifier::Classifier;
 pub use features::{features, version};
 pub use upscaler::Upscaler;
 

@@ -38,6 +38,10 @@ mod detect;
 mod dtype;
 mod error;
 mod nearest;
+#[cfg(feature = "pytorch")]
+mod pytorch;
+#[cfg(not(feature = "pytorch"))]
+#[path = "without_pytorch.rs"]
 mod pytorch;
 mod safetensors;
 mod save;

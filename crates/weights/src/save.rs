@@ -19,7 +19,8 @@ use crate::{DType, Error};
 const CHUNK: usize = 1 << 14;
 
 /// Writes `tensors`, each `(name, stored type, shape, elements in row-major order)`, and `metadata` to `path`, replacing
-/// what is there. The stored type is `F32`, `F16` or `BF16`; halves are rounded to nearest, ties to even.
+/// what is there. The stored type is `F32`, `F16`, `BF16`, or `U8` for whole numbers from 0 to 255; halves are rounded to
+/// nearest, ties to even.
 ///
 /// The same input gives the same bytes: wider types come first, as the format's alignment rule asks, otherwise tensors
 /// keep their order.
@@ -84,7 +85,8 @@ fn check(file: &str, tensors: &[(String, DType, Vec<usize>, Vec<f32>)]) -> Resul
             DType::F32 => f32::MAX,
             DType::F16 => 65520f32.next_down(),
             DType::BF16 => f32::from_bits(0x7f7f_7fff),
-            _ => return unwritable(format!("wanted F32, F16 or BF16, found {dtype}")),
+            DType::U8 => 255.0,
+            _ => return unwritable(format!("wanted F32, F16, BF16 or U8, found {dtype}")),
         };
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             let (file, tensor) = (file.to_string(), clip(name, 200));
@@ -92,6 +94,10 @@ fn check(file: &str, tensors: &[(String, DType, Vec<usize>, Vec<f32>)]) -> Resul
         }
         if let Some(index) = values.iter().position(|value| value.abs() > largest) {
             return unwritable(format!("element {index}, {}, is beyond the range of {dtype}", values[index]));
+        }
+        let whole = |value: &f32| *value >= 0.0 && value.fract() == 0.0;
+        if let Some(index) = values.iter().position(|value| *dtype == DType::U8 && !whole(value)) {
+            return unwritable(format!("element {index}, {}, is no whole number of {dtype}", values[index]));
         }
     }
     Ok(())
@@ -130,6 +136,7 @@ fn write_values(output: &mut impl Write, dtype: DType, values: &[f32]) -> io::Re
         match dtype {
             DType::F16 => buffer.extend(chunk.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes())),
             DType::BF16 => buffer.extend(chunk.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes())),
+            DType::U8 => buffer.extend(chunk.iter().map(|&value| value as u8)),
             _ => buffer.extend(chunk.iter().flat_map(|value| value.to_le_bytes())),
         }
         output.write_all(&buffer)?;

@@ -63,6 +63,7 @@ pub(crate) enum Place {
     /// A range of the file.
     Range(std::ops::Range<usize>),
     /// A view of a PyTorch storage.
+    #[cfg_attr(not(feature = "pytorch"), expect(dead_code))]
     View(pytorch::View),
 }
 
@@ -179,6 +180,16 @@ impl Weights {
         Ok((entry.info.shape.clone(), self.read(name, entry)?))
     }
 
+    /// The bytes of the tensor `name` as they are stored: little-endian elements in row-major order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MissingTensor`], [`Error::UnsupportedDType`] for elements of unknown size, and [`Error::Damaged`] when the
+    /// stored bytes fail their checksum.
+    pub fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, Error> {
+        self.stored(name, self.entry(name)?)
+    }
+
     /// The `__metadata__` of a safetensors file; empty for a PyTorch checkpoint.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
@@ -197,10 +208,8 @@ impl Weights {
         })
     }
 
-    fn read(&self, name: &str, entry: &Entry) -> Result<Vec<f32>, Error> {
-        let unsupported =
-            || Error::UnsupportedDType { file: self.source.clone(), tensor: clip(name, 200), found: entry.info.dtype };
-        let size = entry.info.dtype.size().ok_or_else(unsupported)?;
+    fn stored(&self, name: &str, entry: &Entry) -> Result<Cow<'_, [u8]>, Error> {
+        let size = entry.info.dtype.size().ok_or_else(|| self.unsupported(name, entry))?;
         let contiguous = match (&entry.place, &self.checkpoint) {
             (Place::Range(range), _) => self.bytes.as_ref().get(range.clone()).map(Cow::Borrowed),
             (Place::View(view), Some(checkpoint)) => {
@@ -210,11 +219,19 @@ impl Weights {
             (Place::View(_), None) => None,
         };
         // Ranges and views were compared with the file when it was opened, so this holds unless the file has changed.
-        let contiguous = contiguous.ok_or_else(|| Error::Damaged {
+        contiguous.ok_or_else(|| Error::Damaged {
             file: self.source.clone(),
             reason: format!("tensor {:?} lies outside the file", clip(name, 200)),
-        })?;
-        let values = to_f32(entry.info.dtype, &contiguous).ok_or_else(unsupported)?;
+        })
+    }
+
+    fn unsupported(&self, name: &str, entry: &Entry) -> Error {
+        Error::UnsupportedDType { file: self.source.clone(), tensor: clip(name, 200), found: entry.info.dtype }
+    }
+
+    fn read(&self, name: &str, entry: &Entry) -> Result<Vec<f32>, Error> {
+        let contiguous = self.stored(name, entry)?;
+        let values = to_f32(entry.info.dtype, &contiguous).ok_or_else(|| self.unsupported(name, entry))?;
         match values.iter().position(|value| !value.is_finite()) {
             None => Ok(values),
             Some(index) => Err(Error::NotFinite {

@@ -9,7 +9,7 @@ const EXAMPLES: &str = "\
 Examples:
   supple doctor
   supple doctor --json
-  SUPPLE_ISA=avx2 supple doctor      use less than the CPU offers (scalar, avx2, avx512, amx)";
+  SUPPLE_ISA=avx2 supple doctor      use less than the CPU offers (on x86-64: scalar, avx2, avx512, amx)";
 
 /// Show CPU, instruction sets, threads and memory, and test that a bundled model works here
 #[derive(Debug, clap::Args)]
@@ -42,6 +42,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
             "isa_available": offered,
             "isa": in_use.as_ref().ok().map(|isa| isa.name()),
             "isa_error": in_use.as_ref().err(),
+            "classification": in_use.as_ref().ok().map(|&isa| classification(isa)),
             "cpu_features": features,
             "memory_bytes": total,
             "memory_available_bytes": available,
@@ -52,6 +53,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     }
     let cores = cores.map(|n| format!("{n} cores, ")).unwrap_or_default();
     let available = available.map(|bytes| format!(", {} available", size::bytes(bytes))).unwrap_or_default();
+    let classifiers = in_use.as_ref().map_or_else(|_| "unknown".into(), |&isa| classification(isa));
     let in_use = in_use.map_or_else(|error| format!("error: {error}"), |isa| isa.to_string());
     let lines = [
         ("supple", format!("{} ({}-{})", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH, std::env::consts::OS)),
@@ -59,12 +61,19 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         ("threads", format!("{cores}{threads} threads in use unless --threads says otherwise")),
         ("instructions", format!("{in_use} in use; {} offered (SUPPLE_ISA chooses)", offered.join(", "))),
         ("CPU features", features.join(" ")),
+        ("classifiers", classifiers),
         ("memory", format!("{}{available}", size::bytes(total))),
         ("GPU", GPU.into()),
         ("self-test", selftest.as_ref().map_or_else(|error| format!("failed: {error}"), |()| "ok".into())),
     ];
     show(&lines.map(|(name, value)| format!("{name:<13} {value}\n")).concat())?;
     Ok(exit)
+}
+
+/// Which kernels classifiers run on.
+fn classification(isa: Isa) -> String {
+    let block = supple::classifier::dense_block(isa);
+    format!("planar convolutions on {}, {block} channels at a time, zeros in blocks left out", isa.name())
 }
 
 /// Enlarges a small grey picture: what comes out must be about as grey.

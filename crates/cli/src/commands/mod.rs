@@ -5,6 +5,7 @@ pub mod bench;
 pub mod classify;
 pub mod compare;
 pub mod completions;
+pub mod compress;
 pub mod doctor;
 pub mod eval;
 pub mod inputs;

@@ -104,7 +104,7 @@ mod tests {
             let (width, stride) = (24, 16);
             let input: Vec<f32> = (0..8 * width * stride).map(|i| i as f32).collect();
             let mut out = vec![0.0; 16 * width * stride];
-            let mut scratch = vec![0.0; threads * (64 * stride + 5)];
+            let mut scratch = vec![0.0; cpu.threads() * (64 * stride + 5)];
             let rows = Rows::new(&input, 8, width, stride);
             let mut to = RowsMut::new(&mut out, 16, width, stride);
             // Rows 8..16 of a rolling window of 8 rows.

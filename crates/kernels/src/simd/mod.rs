@@ -23,7 +23,7 @@ pub use wasm32::F32x4;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128", target_feature = "relaxed-simd"))]
 pub use wasm32::F32x4Relaxed;
 #[cfg(target_arch = "x86_64")]
-pub use x86_64::{F32x8, F32x16, F32x16Bf16};
+pub use x86_64::{F32x4, F32x8, F32x16, F32x16Bf16};
 
 /// A vector of `LANES` floats.
 ///
@@ -181,6 +181,17 @@ pub trait Kernel {
 /// The CPU must offer `isa`, and the arguments held by `kernel` must be valid.
 #[inline]
 pub unsafe fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    #[cfg(all(best_isa_only, target_arch = "wasm32", target_feature = "simd128"))]
+    {
+        #[cfg(target_feature = "relaxed-simd")]
+        type Best = F32x4Relaxed;
+        #[cfg(not(target_feature = "relaxed-simd"))]
+        type Best = F32x4;
+        let _ = isa;
+        // SAFETY: all of this module was compiled with these instructions; the caller vouches for the arguments.
+        unsafe { kernel.run::<Best>() }
+    }
+    #[cfg(not(all(best_isa_only, target_arch = "wasm32", target_feature = "simd128")))]
     match isa {
         // SAFETY: the caller vouches for the instruction set and the arguments.
         #[cfg(target_arch = "x86_64")]

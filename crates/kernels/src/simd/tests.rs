@@ -144,6 +144,12 @@ unsafe fn check_arithmetic<V: Simd>(x: &[f32], y: &[f32], z: &[f32], rounding: R
         same("div", &lanes(a.div(b)), &zip(x, y, |x, y| x / y));
         same("max", &lanes(a.max(b)), &zip(x, y, |x, y| if x > y { x } else { y }));
         same("min", &lanes(a.min(b)), &zip(x, y, |x, y| if x < y { x } else { y }));
+        // With constants on either side compilers choose other instructions, not always right ones.
+        let (low, high) = (V::splat(-1.0), V::splat(1.0));
+        let clamped = map(x, |x| x.clamp(-1.0, 1.0));
+        same("clamp that passes NaN", &lanes(high.min(low.max(a))), &clamped);
+        let clamped = map(&clamped, |x| if x.is_nan() { -1.0 } else { x });
+        same("clamp that stops NaN", &lanes(a.max(low).min(high)), &clamped);
         same("round", &lanes(a.round()), &map(x, f32::round_ties_even));
 
         let sign = 1 << 31;

@@ -98,13 +98,12 @@ impl<const RELAXED: bool> Simd for V128<RELAXED> {
         mul(a, b) => f32x4_mul(a.0, b.0);
         div(a, b) => f32x4_div(a.0, b.0);
         mul_add(a, b, c) => multiply_add::<RELAXED>(a.0, b.0, c.0);
-        // `pmax(b, a)` is `b < a ? a : b`: one instruction on x86-64 hosts, unlike `f32x4_max`.
-        max(a, b) => f32x4_pmax(b.0, a.0);
-        min(a, b) => f32x4_pmin(b.0, a.0);
+        max(a, b) => larger(a.0, b.0);
+        min(a, b) => smaller(a.0, b.0);
         round(a) => f32x4_nearest(a.0);
         exp2_integral(a) => i32x4_shl(f32x4_add(a.0, f32x4_splat(EXPONENT)), 23);
         copysign(a, s) => v128_bitselect(s.0, a.0, f32x4_splat(-0.0));
-        select_lt(a, b, y, n) => select::<RELAXED>(f32x4_lt(a.0, b.0), y.0, n.0);
+        select_lt(a, b, y, n) => select(f32x4_lt(a.0, b.0), y.0, n.0);
     }
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
@@ -127,12 +126,34 @@ fn multiply_add<const RELAXED: bool>(a: v128, b: v128, c: v128) -> v128 {
     f32x4_add(f32x4_mul(a, b), c)
 }
 
-/// `yes` where all bits of a lane of `mask` are set, `no` where none is. (Other masks may differ between hosts.)
+// With relaxed-simd, LLVM 22 makes `relaxed_max` of whatever looks like `a > b ? a : b`, `pmax` included, though its result
+// for NaN and for zeros of both signs is up to the host (llvm/llvm-project#177968 mends it). `relaxed_laneselect` hides the
+// comparison, and does the same on every host if all bits of a lane of the mask are equal.
+
+/// `a > b ? a : b`
 #[inline(always)]
-fn select<const RELAXED: bool>(mask: v128, yes: v128, no: v128) -> v128 {
+fn larger(a: v128, b: v128) -> v128 {
     #[cfg(target_feature = "relaxed-simd")]
-    if RELAXED {
-        return i32x4_relaxed_laneselect(yes, no, mask);
-    }
+    return select(f32x4_gt(a, b), a, b);
+    // `b < a ? a : b`: one instruction on x86-64 hosts, unlike `f32x4_max`.
+    #[cfg(not(target_feature = "relaxed-simd"))]
+    f32x4_pmax(b, a)
+}
+
+/// `a < b ? a : b`
+#[inline(always)]
+fn smaller(a: v128, b: v128) -> v128 {
+    #[cfg(target_feature = "relaxed-simd")]
+    return select(f32x4_lt(a, b), a, b);
+    #[cfg(not(target_feature = "relaxed-simd"))]
+    f32x4_pmin(b, a)
+}
+
+/// `yes` where all bits of a lane of `mask` are set, `no` where none is.
+#[inline(always)]
+fn select(mask: v128, yes: v128, no: v128) -> v128 {
+    #[cfg(target_feature = "relaxed-simd")]
+    return i32x4_relaxed_laneselect(yes, no, mask);
+    #[cfg(not(target_feature = "relaxed-simd"))]
     v128_bitselect(yes, no, mask)
 }

@@ -3,6 +3,10 @@
 use super::{Kernel, Simd};
 use std::arch::x86_64::*;
 
+/// Four floats, with AVX2 and FMA: for ends of rows.
+#[derive(Clone, Copy, Debug)]
+pub struct F32x4(__m128);
+
 /// Eight floats: AVX2 and FMA.
 #[derive(Clone, Copy, Debug)]
 pub struct F32x8(__m256);
@@ -59,10 +63,102 @@ macro_rules! by_intrinsic {
     )*};
 }
 
+impl Simd for F32x4 {
+    const LANES: usize = 4;
+    const REGISTERS: usize = 16;
+    type Half = F32x4;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: the trait's caller vouches for the instruction set.
+        F32x4(unsafe { _mm_set1_ps(value) })
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: four valid floats, by the trait's contract.
+        F32x4(unsafe { _mm_loadu_ps(from) })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: room for four floats, by the trait's contract.
+        unsafe { _mm_storeu_ps(to, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        // SAFETY: the mask has a bit set for each of `count` valid floats; the others are not read.
+        F32x4(unsafe { _mm_maskload_ps(from, _mm256_castsi256_si128(first_of_8(count))) })
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        // SAFETY: as above, for writing.
+        unsafe { _mm_maskstore_ps(to, _mm256_castsi256_si128(first_of_8(count)), self.0) }
+    }
+    #[inline(always)]
+    unsafe fn after<const N: usize>(self, next: Self) -> Self {
+        // SAFETY: the trait's caller vouches for the instruction set.
+        unsafe {
+            let (low, high) = (_mm_castps_si128(self.0), _mm_castps_si128(next.0));
+            F32x4(_mm_castsi128_ps(match N {
+                1 => _mm_alignr_epi8::<4>(high, low),
+                _ => _mm_alignr_epi8::<8>(high, low),
+            }))
+        }
+    }
+    #[inline(always)]
+    unsafe fn before<const N: usize>(self, previous: Self) -> Self {
+        // SAFETY: the trait's caller vouches for the instruction set.
+        unsafe {
+            let (low, high) = (_mm_castps_si128(previous.0), _mm_castps_si128(self.0));
+            F32x4(_mm_castsi128_ps(match N {
+                1 => _mm_alignr_epi8::<12>(high, low),
+                _ => _mm_alignr_epi8::<8>(high, low),
+            }))
+        }
+    }
+    by_intrinsic! {
+        even(a, b) => F32x4(_mm_shuffle_ps::<0x88>(a.0, b.0));
+        odd(a, b) => F32x4(_mm_shuffle_ps::<0xdd>(a.0, b.0));
+        add(a, b) => F32x4(_mm_add_ps(a.0, b.0));
+        sub(a, b) => F32x4(_mm_sub_ps(a.0, b.0));
+        mul(a, b) => F32x4(_mm_mul_ps(a.0, b.0));
+        div(a, b) => F32x4(_mm_div_ps(a.0, b.0));
+        max(a, b) => F32x4(_mm_max_ps(a.0, b.0));
+        min(a, b) => F32x4(_mm_min_ps(a.0, b.0));
+        mul_add(a, b, c) => F32x4(_mm_fmadd_ps(a.0, b.0, c.0));
+        round(a) => F32x4(_mm_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a.0));
+        exp2_integral(a) => {
+            let biased = _mm_add_epi32(_mm_cvtps_epi32(a.0), _mm_set1_epi32(127));
+            F32x4(_mm_castsi128_ps(_mm_slli_epi32::<23>(biased)))
+        };
+        copysign(a, s) => {
+            let mask = _mm_set1_ps(-0.0);
+            F32x4(_mm_or_ps(_mm_andnot_ps(mask, a.0), _mm_and_ps(mask, s.0)))
+        };
+        select_lt(a, b, y, n) => F32x4(_mm_blendv_ps(n.0, y.0, _mm_cmp_ps::<_CMP_LT_OQ>(a.0, b.0)));
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: the trait's caller vouches for the instruction set.
+        unsafe {
+            let pair = _mm_add_ps(self.0, _mm_movehl_ps(self.0, self.0));
+            _mm_cvtss_f32(_mm_add_ss(pair, _mm_shuffle_ps::<1>(pair, pair)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn bf16_pair(self) -> (Self, Self) {
+        // SAFETY: the trait's caller vouches for the instruction set.
+        unsafe {
+            let bits = _mm_castps_si128(self.0);
+            let high = _mm_and_si128(bits, _mm_set1_epi32(0xffff_0000_u32 as i32));
+            (F32x4(_mm_castsi128_ps(_mm_slli_epi32::<16>(bits))), F32x4(_mm_castsi128_ps(high)))
+        }
+    }
+}
+
 impl Simd for F32x8 {
     const LANES: usize = 8;
     const REGISTERS: usize = 16;
-    type Half = F32x8;
+    type Half = F32x4;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {

@@ -5,15 +5,16 @@
 //! | argument | shape |
 //! |---|---|
 //! | weights | `[channels][kernel height][kernel width]` |
-//! | input | `[channels / multiplier][input_plane]`, each plane `[height][width]` |
+//! | input | `[channels / multiplier][input_plane]`, each plane `[height][width]`, and [`PADDING`] floats after the last |
 //! | output | `[channels][output_plane]`, of which the rows asked for are written, the first at the beginning |
 //!
-//! The rows that a channel needs go through zero-padded [`Phases`] in scratch memory, which the L1 cache holds; then two
+//! Most 3×3 kernels run straight from the planes (`direct.rs`). For the others the rows that a channel needs go through zero-padded [`Phases`] in scratch memory, which the L1 cache holds; then two
 //! output rows at a time share the rows they both read.
 
+use super::direct::{self, Direct};
 use super::{PADDING, Phases};
-use crate::simd::{Kernel, Simd, dispatch};
 use crate::pool::SendPtr;
+use crate::simd::{Kernel, Simd, dispatch};
 use crate::{AlignedBuf, Isa, ThreadPool};
 use std::ops::Range;
 
@@ -106,12 +107,16 @@ impl PlanarDepthwise {
         assert!(scratch.len() >= pool.threads() * share, "depthwise scratch for all threads");
         let scratch = SendPtr(scratch.as_mut_ptr());
         let group = self.channels.div_ceil(4 * pool.threads());
-        pool.for_each_chunk_worker(&mut output[..self.channels * output_plane], group * output_plane, &|i, worker, out| {
-            // SAFETY: each worker has a share of its own, within what was checked.
-            let scratch = unsafe { std::slice::from_raw_parts_mut(scratch.get().add(worker * share), share) };
-            let channels = i * group..((i + 1) * group).min(self.channels);
-            self.run(input, input_plane, channels, 0..height, out, output_plane, range, scratch);
-        });
+        pool.for_each_chunk_worker(
+            &mut output[..self.channels * output_plane],
+            group * output_plane,
+            &|i, worker, out| {
+                // SAFETY: each worker has a share of its own, within what was checked.
+                let scratch = unsafe { std::slice::from_raw_parts_mut(scratch.get().add(worker * share), share) };
+                let channels = i * group..((i + 1) * group).min(self.channels);
+                self.run(input, input_plane, channels, 0..height, out, output_plane, range, scratch);
+            },
+        );
     }
 
     /// [`run`](Self::run) into memory that others may write elsewhere in at the same time.
@@ -137,6 +142,8 @@ impl PlanarDepthwise {
         if channels.is_empty() || rows.is_empty() {
             return;
         }
+        let read = (channels.end - 1) / self.multiplier * input_plane + self.phases.read_len();
+        assert!(input.len() >= read, "the convolution reads {read} floats of {}", input.len());
         let kernel =
             Depthwise { layer: self, input, input_plane, channels, rows, output, output_plane, range, scratch };
         // SAFETY: `Isa` values come from detection; lengths were checked just now, and the caller vouches for the output.
@@ -177,6 +184,9 @@ impl Depthwise<'_> {
     unsafe fn by_kernel<V: Simd>(self) {
         // SAFETY: as in `run`.
         unsafe {
+            if direct::takes(&self.layer.phases) {
+                return self.directly::<V>();
+            }
             match (self.layer.phases.kernel(), self.layer.phases.stride()[0]) {
                 ([3, 3], 1) => self.all::<V, 3, 1>(),
                 ([3, 3], 2) => self.all::<V, 3, 2>(),
@@ -187,84 +197,118 @@ impl Depthwise<'_> {
         }
     }
 
+    /// 3×3 with the usual padding.
+    #[inline(always)]
+    unsafe fn directly<V: Simd>(self) {
+        let layer = self.layer;
+        for (i, channel) in self.channels.enumerate() {
+            // SAFETY: the channel's plane, weights and output are there, as was checked.
+            unsafe {
+                let filter = layer.weights.as_ptr().add(channel * 9);
+                let mut weights = [[V::splat(0.0); 3]; 3];
+                for (ky, weights) in weights.iter_mut().enumerate() {
+                    for (kx, weight) in weights.iter_mut().enumerate() {
+                        *weight = V::splat(*filter.add(ky * 3 + kx));
+                    }
+                }
+                let direct = Direct {
+                    weights,
+                    bias: V::splat(layer.bias[channel]),
+                    low: V::splat(self.range.0),
+                    high: V::splat(self.range.1),
+                    from: self.input.as_ptr().add(channel / layer.multiplier * self.input_plane),
+                    to: self.output.add(i * self.output_plane),
+                };
+                direct.run(&layer.phases, self.rows.clone());
+            }
+        }
+    }
+
     /// A square kernel of side `K` and rows `S` apart, or where these are zero, any.
     #[inline(always)]
     unsafe fn all<V: Simd, const K: usize, const S: usize>(self) {
         let layer = self.layer;
         let phases = layer.phases;
         let area = phases.kernel()[0] * phases.kernel()[1];
-        let (count, width) = (self.rows.len(), phases.out_width());
+        let count = self.rows.len();
+        let mut columns = [0; K];
+        for (kx, column) in columns.iter_mut().enumerate() {
+            *column = phases.offset(0, kx);
+        }
         let mut filled = None;
         for (i, channel) in self.channels.enumerate() {
             let source = channel / layer.multiplier;
             // SAFETY: scratch, weights and output have the lengths that were checked; vectors read into the padding.
             unsafe {
                 if filled != Some(source) {
-                    phases.fill::<V>(&self.input[source * self.input_plane..], self.rows.clone(), self.scratch);
+                    let plane = self.input.as_ptr().add(source * self.input_plane);
+                    phases.fill::<V>(plane, self.rows.clone(), self.scratch.as_mut_ptr());
                     filled = Some(source);
                 }
-                let filter = &layer.weights[channel * area..][..area];
+                let filter = layer.weights.as_ptr().add(channel * area);
+                let mut weights = [[V::splat(0.0); K]; K];
+                for (ky, weights) in weights.iter_mut().enumerate() {
+                    for (kx, weight) in weights.iter_mut().enumerate() {
+                        *weight = V::splat(*filter.add(ky * K + kx));
+                    }
+                }
                 let plane = Plane {
-                    phases: &phases,
-                    filter,
-                    bias: layer.bias[channel],
+                    bias: V::splat(layer.bias[channel]),
+                    low: V::splat(self.range.0),
+                    high: V::splat(self.range.1),
                     from: self.scratch.as_ptr(),
+                    row: phases.row(),
                     to: self.output.add(i * self.output_plane),
-                    width,
-                    range: self.range,
+                    width: phases.out_width(),
                 };
                 if K == 0 {
-                    (0..count).for_each(|y| plane.any_kernel::<V>(y));
+                    (0..count).for_each(|y| plane.any_kernel(y, &phases, filter));
                     continue;
                 }
                 let mut y = 0;
                 while y + 1 < count {
-                    plane.rows::<V, K, S, 2>(y);
+                    plane.rows::<K, S, 2>(y, &weights, &columns);
                     y += 2;
                 }
                 if y < count {
-                    plane.rows::<V, K, S, 1>(y);
+                    plane.rows::<K, S, 1>(y, &weights, &columns);
                 }
             }
         }
     }
 }
 
-/// One channel: its filter, its rows in scratch, and where its output goes.
-struct Plane<'a> {
-    phases: &'a Phases,
-    filter: &'a [f32],
-    bias: f32,
+/// One channel: its rows in scratch, and where its output goes.
+#[derive(Clone, Copy)]
+struct Plane<V> {
+    bias: V,
+    low: V,
+    high: V,
     from: *const f32,
+    /// Floats from a row of scratch to the next.
+    row: usize,
     to: *mut f32,
     width: usize,
-    range: (f32, f32),
 }
 
-impl Plane<'_> {
-    /// `R` output rows from row `y` on.
+impl<V: Simd> Plane<V> {
+    /// `R` output rows from row `y` on; `columns` is where each tap of a row of the kernel begins.
     #[inline(always)]
-    unsafe fn rows<V: Simd, const K: usize, const S: usize, const R: usize>(&self, y: usize) {
-        let row = self.phases.row();
+    unsafe fn rows<const K: usize, const S: usize, const R: usize>(
+        &self,
+        y: usize,
+        weights: &[[V; K]; K],
+        columns: &[usize; K],
+    ) {
         // SAFETY: the rows are in scratch; the last vector may read into the padding, and stores what the row has left.
         unsafe {
-            let mut weights = [[V::splat(0.0); K]; K];
-            let mut columns = [0; K];
-            for (ky, weights) in weights.iter_mut().enumerate() {
-                for (kx, weight) in weights.iter_mut().enumerate() {
-                    *weight = V::splat(*self.filter.get_unchecked(ky * K + kx));
-                }
-            }
-            for (kx, column) in columns.iter_mut().enumerate() {
-                *column = self.phases.offset(0, kx);
-            }
-            let from = self.from.add(y * S * row);
+            let from = self.from.add(y * S * self.row);
             let mut x = 0;
             while x < self.width {
-                let mut sums = [V::splat(self.bias); R];
+                let mut sums = [self.bias; R];
                 for r in 0..K + (R - 1) * S {
                     for kx in 0..K {
-                        let pixels = V::load(from.add(r * row + columns[kx] + x));
+                        let pixels = V::load(from.add(r * self.row + columns[kx] + x));
                         for o in 0..R {
                             if r >= o * S && r - o * S < K {
                                 sums[o] = pixels.mul_add(weights[r - o * S][kx], sums[o]);
@@ -280,19 +324,20 @@ impl Plane<'_> {
         }
     }
 
+    /// Output row `y` for a kernel of any shape, with weights at `filter`.
     #[inline(always)]
-    unsafe fn any_kernel<V: Simd>(&self, y: usize) {
-        let [height, width] = self.phases.kernel();
+    unsafe fn any_kernel(&self, y: usize, phases: &Phases, filter: *const f32) {
+        let [height, width] = phases.kernel();
         // SAFETY: as in `rows`.
         unsafe {
-            let from = self.from.add(y * self.phases.output_row());
+            let from = self.from.add(y * phases.output_row());
             let mut x = 0;
             while x < self.width {
-                let mut sum = V::splat(self.bias);
+                let mut sum = self.bias;
                 for ky in 0..height {
                     for kx in 0..width {
-                        let weight = V::splat(*self.filter.get_unchecked(ky * width + kx));
-                        sum = V::load(from.add(self.phases.offset(ky, kx) + x)).mul_add(weight, sum);
+                        let weight = V::splat(*filter.add(ky * width + kx));
+                        sum = V::load(from.add(phases.offset(ky, kx) + x)).mul_add(weight, sum);
                     }
                 }
                 self.store(sum, y, x);
@@ -302,10 +347,11 @@ impl Plane<'_> {
     }
 
     #[inline(always)]
-    unsafe fn store<V: Simd>(&self, sum: V, y: usize, x: usize) {
+    unsafe fn store(&self, sum: V, y: usize, x: usize) {
         // SAFETY: `x` is in the row, and no more than what the row has left is stored.
         unsafe {
-            let value = V::splat(self.range.1).min(V::splat(self.range.0).max(sum));
+            // In this order NaN passes.
+            let value = self.high.min(self.low.max(sum));
             let to = self.to.add(y * self.width + x);
             let left = self.width - x;
             if left >= V::LANES { value.store(to) } else { value.store_first(to, left) }

@@ -85,7 +85,7 @@ impl SparseLayer {
         };
         let feed_plane = match &feed {
             Feed::Planes { .. } => in_plane,
-            Feed::Phases(phases) => phases.scratch_len(band),
+            Feed::Phases(phases) => phases.plane_len(band),
             Feed::Depthwise(..) => plane_len(band * width),
         };
         let offsets = match &feed {
@@ -171,8 +171,7 @@ impl SparseLayer {
         blocks: Range<usize>,
     ) {
         let Rows { count, width, input_row } = rows;
-        let product =
-            Product { rows: count, width, input_row, output_row: self.size[1], output_plane: self.out_plane };
+        let product = Product { rows: count, width, input_row, output_row: self.size[1], output_plane: self.out_plane };
         let residual = epilogue.residual.map(|(residual, range)| (&residual[at..], range));
         let epilogue = Epilogue { residual, ..epilogue };
         // SAFETY: `run` checked that the planes hold all pixels; tasks differ in pixels or in blocks.
@@ -280,7 +279,8 @@ impl SparseLayer {
                 let len = channels.len() * self.feed_plane;
                 // SAFETY: as above, for all these channels.
                 let feed = unsafe { std::slice::from_raw_parts_mut(first, len) };
-                phases.fill_planes(self.packed.isa(), input, self.in_plane, rows, feed, self.feed_plane);
+                let planes = channels.len();
+                phases.fill_planes(self.packed.isa(), input, self.in_plane, rows, feed, self.feed_plane, planes);
             }
             Feed::Depthwise(depthwise, range) => {
                 // SAFETY: as above.

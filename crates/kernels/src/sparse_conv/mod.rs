@@ -18,19 +18,21 @@
 //! | values | `[Σ counts][block]` |
 //! | bias | `[blocks · block]` |
 //!
-//! Files: `packed.rs` (this layout), `tile.rs` (the kernel), `phases.rs` (zero-padded input), `depthwise.rs`, `layer.rs`
-//! (a whole layer on all threads), `pool.rs`.
+//! Files: `packed.rs` (this layout), `tile.rs` (the kernel), `tiles.rs` (its shape), `phases.rs` (zero-padded input), `depthwise.rs`, `direct.rs`
+//! (its most usual case), `layer.rs` (a whole layer on all threads), `pool.rs`.
 //!
 //! Source: the block-sparse kernels of Elsen et al., "Fast Sparse ConvNets", arXiv 1911.09723; the granularity is
 //! SparseByteNN's (Xu et al., arXiv 2310.19509), in our reconstruction.
 
 mod depthwise;
+mod direct;
 mod layer;
 mod packed;
 mod phases;
 mod planes;
 mod pool;
 mod tile;
+mod tiles;
 
 #[cfg(test)]
 mod tests;
@@ -42,3 +44,4 @@ pub use phases::Phases;
 pub use planes::{PADDING, plane_len};
 pub use pool::{Reduce, global_average, pool_rows};
 pub use tile::{Epilogue, Product, multiply};
+pub use tiles::tune;

@@ -1,5 +1,6 @@
 //! Weights in blocks of output channels that share their zero columns.
 
+use super::tiles;
 use crate::{AlignedBuf, Isa};
 
 /// Block sizes that there are kernels for.
@@ -26,6 +27,8 @@ pub struct PackedSparse {
     pub(super) bias: AlignedBuf,
     /// Where the entries of each block begin, and where the last end.
     pub(super) starts: Vec<usize>,
+    /// Vectors of pixels in a tile.
+    pub(super) vectors: usize,
 }
 
 /// Where in the input each entry of a [`PackedSparse`] begins, in floats.
@@ -42,7 +45,8 @@ impl PackedSparse {
     /// # Panics
     /// If the lengths do not fit, there are no channels, or `block` is not one of [`BLOCKS`].
     pub fn pack(isa: Isa, weights: &[f32], bias: &[f32], columns: usize, block: usize) -> PackedSparse {
-        PackedSparse::build(isa, weights, bias, columns, block, |weights| weights.iter().any(|&w| w != 0.0))
+        let vectors = tiles::vectors(isa, block);
+        PackedSparse::build(isa, weights, bias, columns, block, vectors, |entry| entry.iter().any(|&w| w != 0.0))
     }
 
     /// As [`pack`](Self::pack), with all columns, zero or not.
@@ -50,7 +54,19 @@ impl PackedSparse {
     /// # Panics
     /// As [`pack`](Self::pack).
     pub fn pack_dense(isa: Isa, weights: &[f32], bias: &[f32], columns: usize, block: usize) -> PackedSparse {
-        PackedSparse::build(isa, weights, bias, columns, block, |_| true)
+        PackedSparse::build(isa, weights, bias, columns, block, tiles::vectors(isa, block), |_| true)
+    }
+
+    /// As [`pack_dense`](Self::pack_dense), for tiles of `vectors` vectors.
+    pub(super) fn with_tile(
+        isa: Isa,
+        weights: &[f32],
+        bias: &[f32],
+        columns: usize,
+        block: usize,
+        vectors: usize,
+    ) -> PackedSparse {
+        PackedSparse::build(isa, weights, bias, columns, block, vectors, |_| true)
     }
 
     fn build(
@@ -59,6 +75,7 @@ impl PackedSparse {
         bias: &[f32],
         columns: usize,
         block: usize,
+        vectors: usize,
         keep: impl Fn(&[f32]) -> bool,
     ) -> PackedSparse {
         let out_channels = bias.len();
@@ -85,7 +102,8 @@ impl PackedSparse {
         let mut padded = AlignedBuf::zeroed(blocks * block);
         padded[..out_channels].copy_from_slice(bias);
         let values = AlignedBuf::from_slice(&values);
-        PackedSparse { isa, out_channels, columns, block, counts, indices, values, bias: padded, starts }
+        let bias = padded;
+        PackedSparse { isa, out_channels, columns, block, counts, indices, values, bias, starts, vectors }
     }
 
     /// The instruction set that the weights are packed for.

@@ -5,8 +5,9 @@
 //! phase `p` lies at `p · phase_len`, and its float `i` is input column `i · stride + p − left`, or zero. So tap `(ky, kx)`
 //! of output `(y0 + y, x)` is the float at `offset(ky, kx) + y · output_row() + x`.
 
+use super::PADDING;
 use crate::Isa;
-use crate::simd::{Kernel, Simd, dispatch};
+use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 use std::ops::Range;
 
 /// How the rows of one size of plane are laid out for one kernel.
@@ -20,6 +21,16 @@ pub struct Phases {
     width: usize,
     out_width: usize,
     phase_len: usize,
+    /// The first two phases, so that no row has to work them out.
+    parts: [Part; 2],
+}
+
+/// What a phase of a row takes from the input: `count` columns from `column` on, a stride apart, after `before` zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Part {
+    before: usize,
+    column: usize,
+    count: usize,
 }
 
 impl Phases {
@@ -37,7 +48,15 @@ impl Phases {
     ) -> Phases {
         assert!(kernel.iter().chain(&stride).chain(&input).all(|&n| n > 0), "kernel, stride and input are not empty");
         let phase_len = ((kernel[1] - 1) / stride[1] + out_width).next_multiple_of(16);
-        Phases { kernel, stride, padding, height: input[0], width: input[1], out_width, phase_len }
+        let part = |phase: usize| {
+            let (stride, left) = (stride[1], padding[1]);
+            let before = left.saturating_sub(phase).div_ceil(stride).min(phase_len);
+            let column = (before * stride + phase).saturating_sub(left);
+            let count = input[1].saturating_sub(column).div_ceil(stride).min(phase_len - before);
+            Part { before, column, count }
+        };
+        let parts = [part(0), part(1)];
+        Phases { kernel, stride, padding, height: input[0], width: input[1], out_width, phase_len, parts }
     }
 
     /// Height and width of the kernel.
@@ -48,6 +67,16 @@ impl Phases {
     /// Rows and columns between neighbouring outputs.
     pub fn stride(&self) -> [usize; 2] {
         self.stride
+    }
+
+    /// Zeros above and left of the input.
+    pub fn padding(&self) -> [usize; 2] {
+        self.padding
+    }
+
+    /// Height and width of the input.
+    pub fn size(&self) -> [usize; 2] {
+        [self.height, self.width]
     }
 
     /// Pixels of an output row.
@@ -70,9 +99,14 @@ impl Phases {
         if rows == 0 { 0 } else { (rows - 1) * self.stride[0] + self.kernel[0] }
     }
 
-    /// Floats of scratch for `rows` output rows of one plane, without what [`PADDING`](super::PADDING) asks for.
+    /// Floats of scratch for `rows` output rows of one plane, without the padding after them.
     pub fn scratch_len(&self, rows: usize) -> usize {
         self.rows(rows) * self.row()
+    }
+
+    /// The same, and a vector more, since rows are filled by whole vectors.
+    pub fn plane_len(&self, rows: usize) -> usize {
+        self.scratch_len(rows) + MAX_LANES
     }
 
     /// Where tap `(ky, kx)` of the first output pixel lies.
@@ -80,68 +114,97 @@ impl Phases {
         ky * self.row() + kx % self.stride[1] * self.phase_len + kx / self.stride[1]
     }
 
-    /// Fills `scratch` (at least [`scratch_len`](Self::scratch_len)) for the output rows `rows` of `plane`
-    /// (`[height][width]`).
+    /// Floats of a plane, and what may be read after them.
+    pub(super) fn read_len(&self) -> usize {
+        self.height * self.width + PADDING
+    }
+
+    /// Fills `scratch` for the output rows `rows` of the plane `[height][width]` at `plane`.
     ///
     /// # Safety
-    /// The CPU must have the instruction set of `V`.
+    /// The CPU must have the instruction set of `V`. [`read_len`](Self::read_len) floats must be readable at `plane`, and
+    /// [`scratch_len`](Self::scratch_len) and a vector after them writable at `scratch`.
     #[inline(always)]
-    pub(super) unsafe fn fill<V: Simd>(&self, plane: &[f32], rows: Range<usize>, scratch: &mut [f32]) {
+    pub(super) unsafe fn fill<V: Simd>(&self, plane: *const f32, rows: Range<usize>, scratch: *mut f32) {
         let first = rows.start * self.stride[0];
-        for (r, row) in scratch.chunks_exact_mut(self.row()).take(self.rows(rows.len())).enumerate() {
-            match (first + r).checked_sub(self.padding[0]).filter(|&y| y < self.height) {
-                Some(y) => {
-                    let input = &plane[y * self.width..][..self.width];
-                    for (phase, out) in row.chunks_exact_mut(self.phase_len).enumerate() {
-                        // SAFETY: the caller vouches for the instruction set.
-                        unsafe { self.fill_phase::<V>(input, phase, out) }
-                    }
+        // SAFETY: rows of the plane are read, with up to two vectors after them, and rows of scratch written, with up to
+        // one vector after them: into what is written next, or what the caller allows.
+        unsafe {
+            for r in 0..self.rows(rows.len()) {
+                let out = scratch.add(r * self.row());
+                let y = (first + r).wrapping_sub(self.padding[0]);
+                if y >= self.height {
+                    zeros::<V>(out, 0, self.row());
+                    continue;
                 }
-                None => row.fill(0.0),
+                let input = plane.add(y * self.width);
+                match self.stride[1] {
+                    1 => self.copy::<V>(input, out),
+                    2 => self.split::<V>(input, out),
+                    _ => self.pick::<V>(input, out),
+                }
             }
         }
     }
 
+    /// A row of stride 1.
     #[inline(always)]
-    unsafe fn fill_phase<V: Simd>(&self, input: &[f32], phase: usize, out: &mut [f32]) {
-        let (stride, left) = (self.stride[1], self.padding[1]);
-        // The first float that is input, the column it comes from, and how many there are.
-        let before = left.saturating_sub(phase).div_ceil(stride).min(out.len());
-        let column = (before * stride + phase).saturating_sub(left);
-        let count = input.len().saturating_sub(column).div_ceil(stride).min(out.len() - before);
-        out[..before].fill(0.0);
-        let (middle, after) = out[before..].split_at_mut(count);
-        after.fill(0.0);
-        let input = input.get(column..).unwrap_or(&[]);
-        match stride {
-            1 => middle.copy_from_slice(&input[..count]),
-            2 => {
-                let mut i = 0;
-                // SAFETY: two vectors end before the last float that is needed; the caller vouches for the instructions.
-                unsafe {
-                    while i + V::LANES < count {
-                        let from = input.as_ptr().add(2 * i);
-                        V::load(from).even(V::load(from.add(V::LANES))).store(middle.as_mut_ptr().add(i));
-                        i += V::LANES;
-                    }
-                }
-                for (out, pair) in middle[i..].iter_mut().zip(input[2 * i..].chunks(2)) {
-                    *out = pair[0];
-                }
+    unsafe fn copy<V: Simd>(&self, input: *const f32, out: *mut f32) {
+        let Part { before, column, count } = self.parts[0];
+        // SAFETY: as for `fill`.
+        unsafe {
+            zeros::<V>(out, 0, before);
+            let (input, to) = (input.add(column), out.add(before));
+            let mut i = 0;
+            while i < count {
+                V::load(input.add(i)).store(to.add(i));
+                i += V::LANES;
             }
-            _ => {
-                for (out, group) in middle.iter_mut().zip(input.chunks(stride)) {
-                    *out = group[0];
+            zeros::<V>(out, before + count, self.phase_len);
+        }
+    }
+
+    /// A row of stride 2.
+    #[inline(always)]
+    unsafe fn split<V: Simd>(&self, input: *const f32, out: *mut f32) {
+        for (phase, part) in self.parts.iter().enumerate() {
+            let &Part { before, column, count } = part;
+            // SAFETY: as for `fill`.
+            unsafe {
+                let out = out.add(phase * self.phase_len);
+                zeros::<V>(out, 0, before);
+                let (input, to) = (input.add(column), out.add(before));
+                let mut i = 0;
+                while i < count {
+                    let from = input.add(2 * i);
+                    V::load(from).even(V::load(from.add(V::LANES))).store(to.add(i));
+                    i += V::LANES;
+                }
+                zeros::<V>(out, before + count, self.phase_len);
+            }
+        }
+    }
+
+    /// A row of a larger stride.
+    #[inline(always)]
+    unsafe fn pick<V: Simd>(&self, input: *const f32, out: *mut f32) {
+        let (stride, left) = (self.stride[1], self.padding[1]);
+        for phase in 0..stride {
+            for i in 0..self.phase_len {
+                let column = (i * stride + phase).wrapping_sub(left);
+                // SAFETY: as for `fill`, within the rows.
+                unsafe {
+                    *out.add(phase * self.phase_len + i) = if column < self.width { *input.add(column) } else { 0.0 };
                 }
             }
         }
     }
 
-    /// Fills scratch for each plane of `input`, `input_plane` floats apart, for as many as `scratch` has room for,
-    /// `scratch_plane` floats apart.
+    /// Fills scratch for `planes` planes of `input`, `input_plane` floats apart; those of scratch are `scratch_plane` floats
+    /// apart, at least [`plane_len`](Self::plane_len). After the last of the input [`PADDING`] floats must follow.
     ///
     /// # Panics
-    /// If a plane of scratch is too short for the rows, or the input has fewer planes.
+    /// If a buffer is too short.
     pub fn fill_planes(
         &self,
         isa: Isa,
@@ -150,6 +213,7 @@ impl Phases {
         rows: Range<usize>,
         scratch: &mut [f32],
         scratch_plane: usize,
+        planes: usize,
     ) {
         struct Fill<'a> {
             phases: Phases,
@@ -158,21 +222,43 @@ impl Phases {
             rows: Range<usize>,
             scratch: &'a mut [f32],
             scratch_plane: usize,
+            planes: usize,
         }
         impl Kernel for Fill<'_> {
             type Output = ();
             #[inline(always)]
             unsafe fn run<V: Simd>(self) {
-                for (c, scratch) in self.scratch.chunks_exact_mut(self.scratch_plane).enumerate() {
-                    let plane = &self.input[c * self.input_plane..];
-                    // SAFETY: `dispatch` runs this where the CPU has the instructions.
-                    unsafe { self.phases.fill::<V>(plane, self.rows.clone(), scratch) }
+                for c in 0..self.planes {
+                    // SAFETY: `fill_planes` checked the planes of input and scratch; a plane's last vector ends in the next
+                    // plane or in the padding.
+                    unsafe {
+                        let plane = self.input.as_ptr().add(c * self.input_plane);
+                        let scratch = self.scratch.as_mut_ptr().add(c * self.scratch_plane);
+                        self.phases.fill::<V>(plane, self.rows.clone(), scratch);
+                    }
                 }
             }
         }
-        assert!(scratch_plane >= self.scratch_len(rows.len()).max(1), "scratch for {rows:?}");
-        let fill = Fill { phases: *self, input, input_plane, rows, scratch, scratch_plane };
-        // SAFETY: `Isa` values come from detection; slices are checked as they are cut.
+        let Some(last) = planes.checked_sub(1) else { return };
+        assert!(input.len() >= last * input_plane + self.read_len(), "{planes} planes of input");
+        let needed = self.plane_len(rows.len());
+        assert!(scratch_plane >= needed && scratch.len() >= last * scratch_plane + needed, "scratch");
+        let fill = Fill { phases: *self, input, input_plane, rows, scratch, scratch_plane, planes };
+        // SAFETY: `Isa` values come from detection; lengths were checked just now.
         unsafe { dispatch(isa, fill) }
+    }
+}
+
+/// Zeros `from..to` and up to a vector after that.
+///
+/// # Safety
+/// That memory must be writable, and the CPU must have the instruction set of `V`.
+#[inline(always)]
+unsafe fn zeros<V: Simd>(row: *mut f32, from: usize, to: usize) {
+    let mut i = from;
+    while i < to {
+        // SAFETY: the caller's promise.
+        unsafe { V::splat(0.0).store(row.add(i)) };
+        i += V::LANES;
     }
 }

@@ -21,7 +21,8 @@ fn sparse_weights(out: usize, columns: usize, block: usize, sparsity: f32) -> Ve
 fn products_match_plain_loops() {
     for isa in Isa::available() {
         for block in BLOCKS {
-            for (out, columns, pixels) in [(1, 1, 1), (7, 5, 3), (32, 32, 196), (13, 64, 61), (40, 9, 49), (8, 3, 350)] {
+            for (out, columns, pixels) in [(1, 1, 1), (7, 5, 3), (32, 32, 196), (13, 64, 61), (40, 9, 49), (8, 3, 350)]
+            {
                 for sparsity in [0.0, 0.5, 1.0] {
                     let weights = sparse_weights(out, columns, block, sparsity);
                     let (bias, plane) = (noise(out, 7), plane_len(pixels));
@@ -64,8 +65,9 @@ fn products_match_plain_loops() {
 }
 
 /// A depthwise convolution in `f64`.
-fn plain(input: &[f32], size: [usize; 2], filter: &[f32], phases: &Phases, top: usize, left: usize, y: usize, x: usize) -> f64 {
+fn plain(input: &[f32], filter: &[f32], phases: &Phases, [y, x]: [usize; 2]) -> f64 {
     let ([height, width], stride) = (phases.kernel(), phases.stride());
+    let (size, [top, left]) = (phases.size(), phases.padding());
     let mut sum = 0.0;
     for ky in 0..height {
         for kx in 0..width {
@@ -100,7 +102,7 @@ fn depthwise_and_direct_convolutions_match_plain_loops() {
             let (channels, multiplier, area) = (6, 2, kernel[0] * kernel[1]);
             let (weights, bias) = (noise(channels * area, 3), noise(channels, 5));
             let (plane, out_plane) = (plane_len(size[0] * size[1]), plane_len(height * width));
-            let input = noise(channels * plane, 7);
+            let input = noise(channels * plane + PADDING, 7);
 
             let layer = PlanarDepthwise::new(isa, &weights, &bias, multiplier, phases);
             let mut output = vec![99.0; channels * out_plane];
@@ -121,7 +123,7 @@ fn depthwise_and_direct_convolutions_match_plain_loops() {
                         continue;
                     }
                     let filter = &weights[c * area..];
-                    let want = plain(plane, size, filter, &phases, top, left, p / width, p % width) + f64::from(bias[c]);
+                    let want = plain(plane, filter, &phases, [p / width, p % width]) + f64::from(bias[c]);
                     let want = want.clamp(f64::from(-0.7f32), f64::from(0.9f32));
                     assert!((want - f64::from(got)).abs() < 1e-5, "{isa} {kernel:?} {stride:?} {c} {p}: {want} {got}");
                 }
@@ -132,9 +134,9 @@ fn depthwise_and_direct_convolutions_match_plain_loops() {
             let columns = channels * area;
             let (weights, bias) = (sparse_weights(out, columns, 4, 0.4), noise(out, 5));
             let packed = PackedSparse::pack(isa, &weights, &bias, columns, 4);
-            let scratch_plane = phases.scratch_len(height);
+            let scratch_plane = phases.plane_len(height);
             let mut scratch = vec![f32::NAN; channels * scratch_plane + PADDING];
-            phases.fill_planes(isa, &input, plane, 0..height, &mut scratch[..channels * scratch_plane], scratch_plane);
+            phases.fill_planes(isa, &input, plane, 0..height, &mut scratch, scratch_plane, channels);
             let offsets = packed.offsets(|column| {
                 let (channel, tap) = (column / area, column % area);
                 channel * scratch_plane + phases.offset(tap / kernel[1], tap % kernel[1])
@@ -154,7 +156,7 @@ fn depthwise_and_direct_convolutions_match_plain_loops() {
                     let mut want = f64::from(bias[o]);
                     for c in 0..channels {
                         let filter = &weights[o * columns + c * area..];
-                        want += plain(&input[c * plane..], size, filter, &phases, top, left, p / width, p % width);
+                        want += plain(&input[c * plane..], filter, &phases, [p / width, p % width]);
                     }
                     let got = f64::from(output[o * out_plane + p]);
                     assert!((want - got).abs() < 1e-4, "{isa} {kernel:?} {stride:?} {o} {p}: {want} {got}");
@@ -184,6 +186,41 @@ fn pools_match_plain_loops() {
     assert_eq!(output, [2.5, 4.0, 6.5, 8.0]);
     pool_rows(Reduce::Max, [2, 2], [2, 2], [0, 0], (&input, [3, 4]), (&mut output[..2], [1, 2]));
     assert_eq!(output[..2], [5.0, 7.0]);
+}
+
+#[test]
+fn results_do_not_depend_on_the_tile() {
+    for isa in Isa::available() {
+        for block in BLOCKS {
+            let (out, columns, pixels) = (19, 23, 230);
+            let (weights, bias) = (noise(out * columns, 3), noise(out, 5));
+            let input = noise(columns * pixels + PADDING, 7);
+            let outputs = tiles::candidates(crate::simd::lanes(isa), crate::simd::registers(isa), block)
+                .into_iter()
+                .filter(|&v| v != 0);
+            let outputs: Vec<Vec<f32>> = outputs
+                .map(|vectors| {
+                    let packed = PackedSparse::with_tile(isa, &weights, &bias, columns, block, vectors);
+                    let product = Product { rows: 1, width: pixels, input_row: 0, output_row: 0, output_plane: pixels };
+                    let mut output = vec![0.0; out * pixels];
+                    let epilogue = Epilogue { range: (-1.0, 6.0), residual: None };
+                    let offsets = packed.offsets(|column| column * pixels);
+                    multiply(&packed, &offsets, product, &input, &mut output, epilogue, 0..packed.blocks());
+                    output
+                })
+                .collect();
+            assert!(outputs.iter().all(|output| *output == outputs[0]), "{isa} {block}");
+        }
+    }
+}
+
+#[test]
+fn tuning_ends_with_any_clock() {
+    for isa in Isa::available() {
+        tune(isa, 1e-5, &|| 0.0);
+        let packed = PackedSparse::pack_dense(isa, &[1.0; 8], &[0.0; 4], 2, 4);
+        assert!(tiles::is_candidate(crate::simd::lanes(isa), crate::simd::registers(isa), 4, packed.vectors));
+    }
 }
 
 #[test]

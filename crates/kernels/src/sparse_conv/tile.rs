@@ -1,7 +1,8 @@
 //! The pointwise product: tiles of pixels that stay in registers while the columns of a block pass.
 
+use super::tiles::is_candidate;
 use super::{Offsets, PackedSparse};
-use crate::simd::{Kernel, Simd, dispatch};
+use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 use std::ops::Range;
 
 /// What happens to a sum before it is stored.
@@ -123,79 +124,102 @@ impl Kernel for Multiply<'_> {
     }
 }
 
-/// Vectors of pixels in a tile, for blocks of `block` channels: what fits the registers beside the inputs and a weight.
-pub(super) const fn vectors(registers: usize, block: usize) -> usize {
-    match (registers >= 32, block) {
-        (true, 1) => 8,
-        (true, 2) => 8,
-        (true, 4) => 6,
-        (true, 8) => 3,
-        (false, 1) => 8,
-        (false, 2) => 4,
-        (false, 4) => 3,
-        (_, _) => 1,
-    }
-}
-
 impl Multiply<'_> {
     #[inline(always)]
     unsafe fn rows<V: Simd, const B: usize>(&self) {
+        let vectors = self.packed.vectors;
         for row in 0..self.product.rows {
             // SAFETY: the row is one of those checked.
             unsafe {
-                match const { vectors(V::REGISTERS, B) } {
-                    8 => self.row::<V, 8, B>(row),
-                    6 => self.row::<V, 6, B>(row),
-                    4 => self.row::<V, 4, B>(row),
-                    3 => self.row::<V, 3, B>(row),
-                    _ => self.row::<V, 1, B>(row),
+                if const { is_candidate(V::LANES, V::REGISTERS, B, 8) } && vectors == 8 {
+                    self.row::<V, 8, B>(row);
+                } else if const { is_candidate(V::LANES, V::REGISTERS, B, 6) } && vectors == 6 {
+                    self.row::<V, 6, B>(row);
+                } else if const { is_candidate(V::LANES, V::REGISTERS, B, 4) } && vectors == 4 {
+                    self.row::<V, 4, B>(row);
+                } else if const { is_candidate(V::LANES, V::REGISTERS, B, 3) } && vectors == 3 {
+                    self.row::<V, 3, B>(row);
+                } else if const { is_candidate(V::LANES, V::REGISTERS, B, 2) } && vectors == 2 {
+                    self.row::<V, 2, B>(row);
+                } else {
+                    self.row::<V, 1, B>(row);
                 }
             }
         }
     }
 
     /// Whole tiles, then the rest: whole vectors, and at last part of one.
+    ///
+    /// A single pixel after the last tile (planes of 7×7 have one) goes along with that tile as one vector of a block's
+    /// channels, where there are vectors of that length; so does the only pixel of a row.
     #[inline(always)]
     unsafe fn row<V: Simd, const NV: usize, const B: usize>(&self, row: usize) {
+        // SAFETY: as for this method.
+        unsafe {
+            if const { <V::Half as Simd>::LANES == B } {
+                self.row_narrow::<V, V::Half, NV, B>(row);
+            } else {
+                self.row_narrow::<V, <V::Half as Simd>::Half, NV, B>(row);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn row_narrow<V: Simd, N: Simd, const NV: usize, const B: usize>(&self, row: usize) {
         let width = self.product.width;
+        let narrow = const { N::LANES == B };
         let mut x = 0;
         // SAFETY: `x` and what is taken from it stay within the row; reads may go on into the padding.
         unsafe {
+            if narrow && width == 1 {
+                self.pixel::<N, B>(row);
+                return;
+            }
             while x + NV * V::LANES <= width {
-                self.tile::<V, NV, B>(row, x, NV * V::LANES);
+                if narrow && width - x == NV * V::LANES + 1 {
+                    self.tile::<V, N, NV, B, true>(row, x, NV * V::LANES);
+                    return;
+                }
+                self.tile::<V, N, NV, B, false>(row, x, NV * V::LANES);
                 x += NV * V::LANES;
             }
             let rest = (width - x).div_ceil(V::LANES);
             if NV > 4 && rest > 4 {
                 let taken = (width - x).min(4 * V::LANES);
-                self.tile::<V, 4, B>(row, x, taken);
+                self.tile::<V, N, 4, B, false>(row, x, taken);
                 x += taken;
             }
             if NV > 2 && (width - x).div_ceil(V::LANES) > 2 {
                 let taken = (width - x).min(3 * V::LANES);
-                self.tile::<V, 3, B>(row, x, taken);
+                self.tile::<V, N, 3, B, false>(row, x, taken);
                 x += taken;
             }
             if NV > 1 && (width - x).div_ceil(V::LANES) == 2 {
                 let taken = width - x;
-                self.tile::<V, 2, B>(row, x, taken);
+                self.tile::<V, N, 2, B, false>(row, x, taken);
                 x += taken;
             }
             while x < width {
                 let taken = (width - x).min(V::LANES);
                 if taken <= <V::Half as Simd>::LANES {
-                    self.tile::<V::Half, 1, B>(row, x, taken);
+                    self.tile::<V::Half, N, 1, B, false>(row, x, taken);
                 } else {
-                    self.tile::<V, 1, B>(row, x, taken);
+                    self.tile::<V, N, 1, B, false>(row, x, taken);
                 }
                 x += taken;
             }
         }
     }
 
-    /// Pixels `x .. x + count` of a row, `NV` vectors of which the last may be partly filled, for all blocks.
+    /// Pixels `x .. x + count` of a row, `NV` vectors of which the last may be partly filled, for all blocks; and the pixel
+    /// after them if `ONE_MORE`.
     #[inline(always)]
-    unsafe fn tile<V: Simd, const NV: usize, const B: usize>(&self, row: usize, x: usize, count: usize) {
+    unsafe fn tile<V: Simd, N: Simd, const NV: usize, const B: usize, const ONE_MORE: bool>(
+        &self,
+        row: usize,
+        x: usize,
+        count: usize,
+    ) {
         let Product { input_row, output_row, output_plane, .. } = self.product;
         let packed = self.packed;
         let first = packed.starts[self.blocks.start];
@@ -206,13 +230,17 @@ impl Multiply<'_> {
             let mut offset = self.offsets.values.as_ptr().add(first);
             let mut weight = packed.values.as_ptr().add(first * B);
             for block in self.blocks.clone() {
-                let mut sums = [[V::splat(0.0); NV]; B];
                 let bias = packed.bias.as_ptr().add(block * B);
+                let mut sums = [[V::splat(0.0); NV]; B];
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let start = V::splat(*bias.add(i));
                     for sum in sums.iter_mut() {
                         *sum = start;
                     }
+                }
+                let mut one = N::splat(0.0);
+                if ONE_MORE {
+                    one = N::load(bias);
                 }
                 for _ in 0..*packed.counts.get_unchecked(block) {
                     let from = input.add(*offset as usize);
@@ -226,11 +254,75 @@ impl Multiply<'_> {
                             *sum = pixels.mul_add(value, *sum);
                         }
                     }
+                    if ONE_MORE {
+                        one = N::splat(*from.add(NV * V::LANES)).mul_add(N::load(weight), one);
+                    }
                     offset = offset.add(1);
                     weight = weight.add(B);
                 }
                 let channels = (packed.out_channels() - block * B).min(B);
-                self.finish::<V, NV, B>(&sums, channels, output, block * B * output_plane, row * output_row + x, count);
+                let (channel, pixel) = (block * B * output_plane, row * output_row + x);
+                self.finish::<V, NV, B>(&sums, channels, output, channel, pixel, count);
+                if ONE_MORE {
+                    let (output, pixel) = (output.add(NV * V::LANES), pixel + NV * V::LANES);
+                    self.finish_pixel(one, channels, output, channel, pixel);
+                }
+            }
+        }
+    }
+
+    /// The only pixel of a row: vectors of the `B` channels of a block. Sums are split in four, so that a product need not
+    /// wait for the one before it.
+    #[inline(always)]
+    unsafe fn pixel<N: Simd, const B: usize>(&self, row: usize) {
+        let Product { input_row, output_row, output_plane, .. } = self.product;
+        let packed = self.packed;
+        // SAFETY: as for `tile`.
+        unsafe {
+            let input = self.input.as_ptr().add(row * input_row);
+            for block in self.blocks.clone() {
+                let start = packed.starts[block];
+                let offsets = self.offsets.values.as_ptr().add(start);
+                let weights = packed.values.as_ptr().add(start * B);
+                let count = packed.counts[block] as usize;
+                let mut sums = [N::splat(0.0); 4];
+                sums[0] = N::load(packed.bias.as_ptr().add(block * B));
+                let mut i = 0;
+                while i + 4 <= count {
+                    for (j, sum) in sums.iter_mut().enumerate() {
+                        let value = N::splat(*input.add(*offsets.add(i + j) as usize));
+                        *sum = value.mul_add(N::load(weights.add((i + j) * B)), *sum);
+                    }
+                    i += 4;
+                }
+                while i < count {
+                    let value = N::splat(*input.add(*offsets.add(i) as usize));
+                    sums[0] = value.mul_add(N::load(weights.add(i * B)), sums[0]);
+                    i += 1;
+                }
+                let sum = sums[0].add(sums[1]).add(sums[2].add(sums[3]));
+                let channels = (packed.out_channels() - block * B).min(B);
+                let pixel = row * output_row;
+                self.finish_pixel(sum, channels, self.output.add(pixel), block * B * output_plane, pixel);
+            }
+        }
+    }
+
+    /// Clamps, adds the residual, and stores one pixel of `channels` channels.
+    #[inline(always)]
+    unsafe fn finish_pixel<N: Simd>(&self, sum: N, channels: usize, output: *mut f32, channel: usize, pixel: usize) {
+        // SAFETY: the checks of `multiply` cover this pixel of each of these channels, in the residual too.
+        unsafe {
+            let (low, high) = self.epilogue.range;
+            let mut values = [0.0; MAX_LANES];
+            N::splat(high).min(N::splat(low).max(sum)).store(values.as_mut_ptr());
+            for (i, &value) in values.iter().enumerate().take(channels) {
+                let at = channel + i * self.product.output_plane;
+                *output.add(at) = match self.epilogue.residual {
+                    None => value,
+                    // NaN passes.
+                    Some((residual, (low, high))) => (value + *residual.as_ptr().add(at + pixel)).clamp(low, high),
+                };
             }
         }
     }

@@ -11,7 +11,7 @@
 //! what is left of it. So the sum stays exact, and zeros stay zeros whatever the zero point.
 
 use super::quads::ByteBuf;
-use super::requantise::{MAX_SUM, PackedFactors};
+use super::requantise::PackedFactors;
 use super::vector::{Form, Level};
 use super::{PackError, Requantisation};
 
@@ -36,11 +36,12 @@ impl IntegerWeights<'_> {
         &self.weights[o * self.inputs * self.area..][..self.inputs * self.area]
     }
 
-    /// The biases with what the zero point of the input and the offset of `form` contribute to the sums.
+    /// The biases, with what the zero point of the input and the offset of `form` contribute to the sums, and the
+    /// requantisation, packed.
     ///
     /// # Errors
-    /// If a weight has more than nine bits, or a sum could overflow.
-    pub(super) fn shifted_bias(&self, form: Form) -> Result<Vec<i32>, PackError> {
+    /// If a weight has more than nine bits, a factor is impossible, or a sum could overflow.
+    pub(super) fn factors(&self, form: Form, requantisation: &Requantisation) -> Result<PackedFactors, PackError> {
         assert_eq!(self.weights.len(), self.bias.len() * self.inputs * self.area, "one weight for each input");
         if !(0..=255).contains(&self.input_zero) {
             return Err(PackError::Factor);
@@ -54,14 +55,17 @@ impl IntegerWeights<'_> {
                 sum += i64::from(weight);
                 magnitude += i64::from(weight).abs();
             }
-            let bias = i64::from(bias) - i64::from(self.input_zero - form.offset()) * sum;
-            // Sums are of all inputs in any order, and of 255 at most times each weight.
-            if bias.abs() + 255 * magnitude >= i64::from(MAX_SUM) {
+            let shifted = i64::from(bias) - i64::from(self.input_zero - form.offset()) * sum;
+            // Bounds of what is added up, in any order, and of the result, which is the file's own sum.
+            let partial = shifted.abs().max(255 * magnitude);
+            if partial > i64::from(i32::MAX) {
                 return Err(PackError::Overflow { output: o });
             }
-            Ok(bias as i32)
+            Ok((shifted as i32, i64::from(bias).abs() + 255 * magnitude))
         };
-        self.bias.iter().enumerate().map(shifted).collect()
+        let shifted: Result<Vec<(i32, i64)>, PackError> = self.bias.iter().enumerate().map(shifted).collect();
+        let (bias, bounds): (Vec<i32>, Vec<i64>) = shifted?.into_iter().unzip();
+        PackedFactors::new(&bias, &bounds, requantisation)
     }
 }
 
@@ -124,7 +128,7 @@ impl PackedConv {
     ) -> Result<PackedConv, PackError> {
         assert!(level.is_available(), "this CPU does not offer {level}");
         let form = level.form();
-        let factors = PackedFactors::new(&weights.shifted_bias(form)?, requantisation)?;
+        let factors = weights.factors(form, requantisation)?;
         let outputs = weights.bias.len();
         let quads = weights.inputs.div_ceil(4);
         let columns = quads * weights.area;

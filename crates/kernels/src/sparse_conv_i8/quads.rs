@@ -1,15 +1,17 @@
 //! Planes of quads: the layout of 8-bit activations.
 //!
 //! `[channels / 4][plane][4]` bytes: the four channels of a quad stand together at each pixel, so that instructions that
-//! multiply and add four neighbouring bytes take four channels at once. A plane has more pixels than the picture, so
-//! that vectors may run over its end; what stands there is never used. Where the channels are no multiple of four, the
+//! multiply and add four neighbouring bytes take four channels at once. Vectors may read over the end of a plane, and behind
+//! the last one there is room for that; what stands there is never used. Where the channels are no multiple of four, the
 //! last quad has bytes that no weight but zero meets.
 
 use super::vector::MAX_VECTOR;
 use crate::AlignedBuf;
 
-/// Pixels that a plane has at least after those of the picture.
-const MARGIN: usize = 16;
+/// Pixels of a plane: single ones lie side by side, others begin on a cache line.
+fn plane_pixels(pixels: usize) -> usize {
+    if pixels == 1 { 1 } else { pixels.next_multiple_of(16) }
+}
 
 /// An 8-bit picture in quads.
 #[derive(Clone, Debug)]
@@ -26,9 +28,20 @@ impl QuadBuf {
     /// # Panics
     /// If it exceeds the address space.
     pub fn new(channels: usize, height: usize, width: usize) -> QuadBuf {
-        let plane = (height * width).next_multiple_of(16) + MARGIN;
-        let bytes = ByteBuf::new(channels.div_ceil(4) * plane * 4);
+        let bytes = ByteBuf::new(channels.div_ceil(4) * plane_pixels(height * width) * 4);
         QuadBuf { bytes, channels, height, width }
+    }
+
+    /// Makes it a picture of this size, whose values are anything; allocates only if no picture before was as large.
+    ///
+    /// # Panics
+    /// If it exceeds the address space.
+    pub fn reshape(&mut self, channels: usize, height: usize, width: usize) {
+        (self.channels, self.height, self.width) = (channels, height, width);
+        let len = self.quads() * self.plane_bytes();
+        if self.bytes.len() < len {
+            self.bytes = ByteBuf::new(len);
+        }
     }
 
     /// Channels.
@@ -58,7 +71,7 @@ impl QuadBuf {
 
     /// Bytes from a plane to the next.
     pub(super) fn plane_bytes(&self) -> usize {
-        (self.pixels().next_multiple_of(16) + MARGIN) * 4
+        plane_pixels(self.pixels()) * 4
     }
 
     /// The planes, one after another, and room for a vector behind them.
@@ -124,6 +137,11 @@ impl ByteBuf {
     /// `len` zeros.
     pub(super) fn new(len: usize) -> ByteBuf {
         ByteBuf { floats: AlignedBuf::zeroed(len.div_ceil(4) + MAX_VECTOR / 4) }
+    }
+
+    /// Bytes, not counting those behind the end.
+    pub(super) fn len(&self) -> usize {
+        self.floats.len() * 4 - MAX_VECTOR
     }
 
     /// All bytes, those behind the end included.

@@ -48,7 +48,7 @@ impl Factor {
     /// `round(value · factor)`, in plain code.
     pub fn apply(self, value: i32) -> i32 {
         let (left, right) = (self.shift.max(0), (-self.shift).max(0));
-        let limit = MAX_SUM >> left;
+        let limit = limit(left);
         let value = value.clamp(-limit, limit) << left;
         let high = ((i64::from(value) * i64::from(self.multiplier) + (1 << 30)) >> 31) as i32;
         divide_by_power(high, right)
@@ -62,9 +62,10 @@ fn divide_by_power(value: i32, exponent: i32) -> i32 {
     (value >> exponent) + i32::from(value & mask > threshold)
 }
 
-/// Sums stay below this, so that nothing overflows on the way. Sums that a left shift would take beyond it are far beyond
-/// what eight bits hold, and are cut.
-pub(super) const MAX_SUM: i32 = 1 << 30;
+/// What sums are cut to before they are shifted `left` bits to the left: what is beyond does not fit eight bits by far.
+fn limit(left: i32) -> i32 {
+    if left == 0 { i32::MAX } else { (1 << 30) >> left }
+}
 
 /// What is done to the sums of a layer: one factor for each channel, then the zero point and the range of the output.
 #[derive(Clone, Debug)]
@@ -106,16 +107,31 @@ pub(super) struct PackedFactors {
     /// Shifts to the left, and what sums are cut to before; empty if there are none.
     left: Vec<i32>,
     limit: Vec<i32>,
+    lowest: Vec<i32>,
     zero_point: i32,
     range: [i32; 2],
 }
 
 impl PackedFactors {
+    /// Takes biases and, for each channel, a magnitude that sums do not exceed.
+    ///
     /// # Errors
-    /// If a factor or the range is impossible.
-    pub(super) fn new(bias: &[i32], requantisation: &Requantisation) -> Result<PackedFactors, PackError> {
+    /// If a factor or the range is impossible, or something could overflow on the way.
+    pub(super) fn new(
+        bias: &[i32],
+        bounds: &[i64],
+        requantisation: &Requantisation,
+    ) -> Result<PackedFactors, PackError> {
         requantisation.check()?;
         assert_eq!(bias.len(), requantisation.factors.len(), "one factor and one bias a channel");
+        for (output, (&bound, factor)) in bounds.iter().zip(&requantisation.factors).enumerate() {
+            let (left, right) = (factor.shift.max(0), (-factor.shift).max(0));
+            let shifted = bound.min(i64::from(limit(left))) << left;
+            let rounded = ((shifted * i64::from(factor.multiplier)) >> 31) + 1 + ((1 << right) >> 1) + 255;
+            if bound > i64::from(i32::MAX) || rounded > i64::from(i32::MAX) {
+                return Err(PackError::Overflow { output });
+            }
+        }
         let padded = bias.len().next_multiple_of(4);
         let array = |of: &dyn Fn(&Factor) -> i32| {
             let mut values: Vec<i32> = requantisation.factors.iter().map(of).collect();
@@ -134,72 +150,104 @@ impl PackedFactors {
             half: array(&|f| ((1i64 << right(f)) >> 1) as i32),
             tie: array(&|f| -i32::from(right(f) > 0)),
             left: if any_left { array(&left) } else { Vec::new() },
-            limit: if any_left { array(&|f| MAX_SUM >> left(f)) } else { Vec::new() },
+            limit: if any_left { array(&|f| limit(left(f))) } else { Vec::new() },
+            lowest: if any_left { array(&|f| -limit(left(f))) } else { Vec::new() },
             zero_point: requantisation.zero_point,
             range: requantisation.range,
         })
     }
 
-    /// Bytes from sums of channel `channel`, one a lane.
+    /// What channel `channel` needs, the same in all lanes.
     ///
     /// # Safety
     /// As [`Vector`]; `channel` is one of those packed.
     #[inline(always)]
-    pub(super) unsafe fn finish<V: Vector>(&self, sums: V::Sums, channel: usize) -> V {
+    pub(super) unsafe fn of_channel<V: Vector>(&self, channel: usize) -> Lanes<V> {
         // SAFETY: all arrays have an entry for each channel; the caller vouches for the instruction set.
         unsafe {
             let at = |values: &Vec<i32>| *values.get_unchecked(channel);
-            let mut sum = V::total(sums).add(V::splat(at(&self.bias)));
-            if !self.left.is_empty() {
-                let (limit, left) = (at(&self.limit), at(&self.left));
-                sum = sum.min(V::splat(limit)).max(V::splat(-limit)).shift_left(V::splat(left));
+            let any = !self.left.is_empty();
+            let (limit, left) = if any { (at(&self.limit), at(&self.left)) } else { (0, 0) };
+            Lanes {
+                bias: V::splat(at(&self.bias)),
+                multiplier: V::splat(at(&self.multiplier)),
+                tie: V::splat(at(&self.tie)),
+                half: V::splat(at(&self.half)),
+                right: V::splat(at(&self.right)),
+                count: at(&self.right),
+                left: any.then_some([V::splat(-limit), V::splat(limit), V::splat(left)]),
+                zero: V::splat(self.zero_point),
             }
-            let high = sum.high_mul(V::splat(at(&self.multiplier)));
-            let rounding = high.sign().and(V::splat(at(&self.tie))).add(V::splat(at(&self.half)));
-            self.saturate(high.add(rounding).shift_right_all(at(&self.right)))
         }
     }
 
-    /// Bytes from sums of the four channels from `channel` on, lane `l` being of channel `channel + l % 4`.
+    /// What the four channels from `channel` on need, over and over.
     ///
     /// # Safety
     /// As [`Vector`]; `channel` is a multiple of four and one of those packed.
     #[inline(always)]
-    pub(super) unsafe fn finish_each<V: Vector>(&self, sums: V::Sums, channel: usize) -> V {
+    pub(super) unsafe fn of_quad<V: Vector>(&self, channel: usize) -> Lanes<V> {
         // SAFETY: all arrays have four entries from `channel` on; the caller vouches for the instruction set.
         unsafe {
-            let mut sum = V::total(sums).add(V::repeat4(self.bias.as_ptr().add(channel)));
-            if !self.left.is_empty() {
-                let limit = V::repeat4(self.limit.as_ptr().add(channel));
-                // The negative limit by complement and one, as vectors have no subtraction.
-                let lowest = V::splat(-1).shift_left(V::repeat4(self.limit_shift(channel).as_ptr()));
-                sum = sum.min(limit).max(lowest).shift_left(V::repeat4(self.left.as_ptr().add(channel)));
+            let left = match self.left.is_empty() {
+                true => None,
+                false => Some([
+                    V::repeat4(self.lowest.as_ptr().add(channel)),
+                    V::repeat4(self.limit.as_ptr().add(channel)),
+                    V::repeat4(self.left.as_ptr().add(channel)),
+                ]),
+            };
+            Lanes {
+                bias: V::repeat4(self.bias.as_ptr().add(channel)),
+                multiplier: V::repeat4(self.multiplier.as_ptr().add(channel)),
+                tie: V::repeat4(self.tie.as_ptr().add(channel)),
+                half: V::repeat4(self.half.as_ptr().add(channel)),
+                right: V::repeat4(self.right.as_ptr().add(channel)),
+                count: 0,
+                left,
+                zero: V::splat(self.zero_point),
             }
-            let high = sum.high_mul(V::repeat4(self.multiplier.as_ptr().add(channel)));
-            let tie = high.sign().and(V::repeat4(self.tie.as_ptr().add(channel)));
-            let rounding = tie.add(V::repeat4(self.half.as_ptr().add(channel)));
-            self.saturate(high.add(rounding).shift_right(V::repeat4(self.right.as_ptr().add(channel))))
         }
     }
 
-    /// What −1 is shifted by to become the negative limit of the four channels from `channel` on.
-    #[inline(always)]
-    fn limit_shift(&self, channel: usize) -> [i32; 4] {
-        let mut out = [0; 4];
-        for (out, left) in out.iter_mut().zip(&self.left[channel..]) {
-            *out = 30 - left;
-        }
-        out
+    /// Lowest and highest byte.
+    pub(super) fn range(&self) -> [u8; 2] {
+        self.range.map(|value| value as u8)
     }
+}
 
+/// What the sums of each lane need to become bytes, in registers.
+#[derive(Clone, Copy)]
+pub(super) struct Lanes<V> {
+    bias: V,
+    multiplier: V,
+    tie: V,
+    half: V,
+    right: V,
+    /// The shift to the right, if it is the same for all lanes.
+    count: i32,
+    /// Limits and shift to the left.
+    left: Option<[V; 3]>,
+    zero: V,
+}
+
+impl<V: Vector> Lanes<V> {
+    /// Scaled sums with the zero point, not yet cut to bytes. `SAME`: from [`PackedFactors::of_channel`].
+    ///
     /// # Safety
     /// As [`Vector`].
     #[inline(always)]
-    unsafe fn saturate<V: Vector>(&self, value: V) -> V {
+    pub(super) unsafe fn finish<const SAME: bool>(&self, sums: V::Sums) -> V {
         // SAFETY: the caller vouches for the instruction set.
         unsafe {
-            let [lowest, highest] = self.range;
-            value.add(V::splat(self.zero_point)).max(V::splat(lowest)).min(V::splat(highest))
+            let mut sum = V::total(sums).add(self.bias);
+            if let Some([lowest, limit, left]) = self.left {
+                sum = sum.min(limit).max(lowest).shift_left(left);
+            }
+            let high = sum.high_mul(self.multiplier);
+            let rounded = high.add(high.sign().and(self.tie).add(self.half));
+            let scaled = if SAME { rounded.shift_right_all(self.count) } else { rounded.shift_right(self.right) };
+            scaled.add(self.zero)
         }
     }
 }
@@ -229,7 +277,8 @@ mod tests {
     #[test]
     fn rounding_is_half_away_from_zero_after_half_up() {
         let eighth = Factor::new(0.125);
-        assert_eq!([4, -4, 3, -3, 12, -12].map(|v| eighth.apply(v)), [1, -1, 0, 0, 2, -2]);
+        // 3 becomes 1.5, 2, and then 0.5: both roundings go up.
+        assert_eq!([4, -4, 3, -3, 12, -12].map(|v| eighth.apply(v)), [1, -1, 1, 0, 2, -2]);
         assert_eq!(Factor::new(4.0).apply(-7), -28);
         // 2^31 would overflow and is cut, which eight bits cannot tell.
         assert!(Factor::new(1024.0).apply(1 << 29) >= 1 << 29);

@@ -55,6 +55,7 @@ impl Product<'_> {
     #[inline(always)]
     unsafe fn tile<V: Vector, const N: usize>(&self, first: usize, count: usize) {
         let vector = V::LANES * 4;
+        let range = self.conv.factors.range();
         for group in self.first_group..self.first_group + self.groups {
             // SAFETY: columns are below the number of quads, values hold a block for each; the rest is the caller's promise.
             unsafe {
@@ -75,18 +76,23 @@ impl Product<'_> {
                 }
                 let mut bytes = [[V::splat(0); 4]; N];
                 for k in 0..4 {
+                    let lanes = self.conv.factors.of_channel::<V>(group * 4 + k);
                     for j in 0..N {
-                        bytes[j][k] = self.conv.factors.finish::<V>(sums[k][j], group * 4 + k);
+                        bytes[j][k] = lanes.finish::<true>(sums[k][j]);
                     }
                 }
                 let output = self.output.add((group - self.first_group) * self.output_plane + first * 4);
                 for j in 0..N {
                     if (j + 1) * V::LANES <= count {
-                        V::store_quads(bytes[j], output.add(j * vector));
+                        V::store_quads(bytes[j], range, output.add(j * vector));
                     } else {
                         let mut whole = [0; MAX_VECTOR];
-                        V::store_quads(bytes[j], whole.as_mut_ptr());
-                        std::ptr::copy_nonoverlapping(whole.as_ptr(), output.add(j * vector), (count - j * V::LANES) * 4);
+                        V::store_quads(bytes[j], range, whole.as_mut_ptr());
+                        std::ptr::copy_nonoverlapping(
+                            whole.as_ptr(),
+                            output.add(j * vector),
+                            (count - j * V::LANES) * 4,
+                        );
                     }
                 }
             }
@@ -126,7 +132,8 @@ impl Product<'_> {
                 }
                 let all = V::add_sums(V::add_sums(sums[0], sums[1]), V::add_sums(sums[2], sums[3]));
                 let mut whole = [0; MAX_VECTOR];
-                self.conv.factors.finish_each::<V>(all, group * 4).store_bytes(whole.as_mut_ptr());
+                let lanes = self.conv.factors.of_quad::<V>(group * 4);
+                lanes.finish::<false>(all).store_bytes(self.conv.factors.range(), whole.as_mut_ptr());
                 let output = self.output.add((group - self.first_group) * self.output_plane + first * 4);
                 std::ptr::copy_nonoverlapping(whole.as_ptr(), output, count * 4);
             }
@@ -152,10 +159,11 @@ impl Kernel for Product<'_> {
                 match count {
                     1 => self.tile::<V, 1>(first, pixels),
                     2 => self.tile::<V, 2>(first, pixels),
-                    3 => self.tile::<V, 3>(first, pixels),
-                    4 => self.tile::<V, 4>(first, pixels),
-                    5 => self.tile::<V, 5>(first, pixels),
-                    _ => self.tile::<V, 6>(first, pixels),
+                    3 if V::TILE >= 3 => self.tile::<V, 3>(first, pixels),
+                    4 if V::TILE >= 4 => self.tile::<V, 4>(first, pixels),
+                    5 if V::TILE >= 5 => self.tile::<V, 5>(first, pixels),
+                    6 if V::TILE >= 6 => self.tile::<V, 6>(first, pixels),
+                    _ => unreachable!("tiles have at most V::TILE vectors"),
                 }
             }
             done += count;

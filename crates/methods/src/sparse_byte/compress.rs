@@ -2,7 +2,7 @@
 
 use super::forward::Engine;
 use super::moments::{Columns, Moments, Random, choose_pixels};
-use super::options::{Allocation, Options, Progress, Reconstruction, Shape as Removed, Stage};
+use super::options::{Allocation, Options, Progress, Shape as Removed, Stage};
 use super::rearrange::{Layer, best_order};
 use super::reconstruct::{Job, Setting, column_worth, reconstruct};
 use super::report::{LayerReport, Report, pattern_name};
@@ -87,16 +87,20 @@ pub fn compress(
         }
     };
     let reports: Vec<LayerReport> = layers.iter().enumerate().map(report).collect();
-    let share = |of: &dyn Fn(&ConvNet) -> usize| 1.0 - of(&pruned) as f64 / of(network).max(1) as f64;
-    let weights = |network: &ConvNet| layers.iter().map(|layer| left(conv_of(network, layer.id))).sum();
+    // Zeros that the network came with count as weights that it had.
+    let share = |left: usize, all: usize| 1.0 - left as f64 / all.max(1) as f64;
+    let weights = layers.iter().map(|layer| left(conv_of(&pruned, layer.id))).sum();
     let report = Report {
         network: network.name.clone(),
         pattern: match options.shape {
             Removed::Filters => "filters".into(),
             Removed::Block(block) => pattern_name(Pattern::Block(block)),
         },
-        sparsity: share(&weights),
-        saved_multiplications: share(&|network| multiplications(network, &shapes)),
+        sparsity: share(weights, layers.iter().map(|layer| layer.scores.len()).sum()),
+        saved_multiplications: share(
+            multiplications(&pruned, &shapes, &left),
+            multiplications(network, &shapes, &|conv| conv.weights.len()),
+        ),
         rearranged: blocks && options.rearrangement.is_some(),
         calibration: calibration.len(),
         layers: reports,
@@ -116,10 +120,10 @@ fn left(conv: &Conv) -> usize {
     conv.weights.iter().filter(|&&w| w != 0.0).count()
 }
 
-/// Multiplications with weights that are not zero, for one input.
-fn multiplications(network: &ConvNet, shapes: &[Shape]) -> usize {
+/// Multiplications for one input, if `weights` of a convolution take part.
+fn multiplications(network: &ConvNet, shapes: &[Shape], weights: &dyn Fn(&Conv) -> usize) -> usize {
     let of = |(node, shape): (&supple_models::convnet::Node, &Shape)| match &node.op {
-        Op::Conv(conv) => left(conv) * shape.pixels(),
+        Op::Conv(conv) => weights(conv) * shape.pixels(),
         Op::Depthwise(depthwise) => depthwise.weights.len() * shape.pixels(),
         _ => 0,
     };
@@ -164,7 +168,7 @@ fn measure(
     calibration: &[Vec<f32>],
     progress: &mut dyn FnMut(Progress<'_>) -> bool,
 ) -> Result<Vec<Layer>, Error> {
-    let fit = options.reconstruction.unwrap_or(Reconstruction::default());
+    let fit = options.reconstruction.unwrap_or_default();
     let measured =
         |id: &&NodeId| options.score != Score::Magnitude && conv_of(network, **id).columns() <= fit.max_columns;
     let ids: Vec<NodeId> = prunable.iter().filter(measured).copied().collect();
@@ -197,7 +201,7 @@ fn measure(
         }
         for (&id, (mut x, mut moments)) in ids.iter().zip(sums) {
             moments.add(cpu, &mut x, None);
-            worth[id] = column_worth(cpu, &moments.covariance(), options.score, fit.ridge);
+            worth[id] = column_worth(cpu, &moments.covariance(), options.score, &fit);
         }
     }
     let layer = |&id: &NodeId| {

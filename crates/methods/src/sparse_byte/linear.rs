@@ -33,7 +33,7 @@ fn cholesky(cpu: &Cpu, a: &[f64], n: usize, ridge: f64) -> Option<Vec<f64>> {
             for j in start..=i {
                 let sum = l[i * n + j] - dot(&l[i * n..i * n + j], &l[j * n..j * n + j]);
                 if i == j {
-                    if !(sum > 0.0) {
+                    if sum <= 0.0 || sum.is_nan() {
                         return None;
                     }
                     l[i * n + i] = sum.sqrt();
@@ -68,27 +68,26 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 
 /// Least squares with a pull towards given weights, for many outputs that each use some of the columns:
 ///
-/// `minimise over w: E(y − w·x − b)² + ridge · Σ_j G_jj (w_j − w⁰_j)²`, with `w_j = 0` where the mask says so.
+/// `minimise over w: E(y − w·x − b)² + ridge · Σ_j s_j² (w_j − w⁰_j)²`, with `w_j = 0` where the mask says so.
 ///
-/// The columns are scaled to variance 1, which makes the ridge free of units and the diagonal a good preconditioner. All
+/// The columns are divided by `s`, the roots of their spreads, which makes the ridge free of units and the diagonal a good
+/// preconditioner. All
 /// outputs go through conjugate gradients together, so that the work is one matrix product an iteration, and masks
 /// cost nothing: Cholesky's factorisation would be one for each block of outputs.
 pub struct LeastSquares<'a> {
     covariance: &'a Covariance,
-    /// Standard deviation of each column; 1 for a column that never changes.
+    /// Root of each column's spread.
     scale: Vec<f32>,
-    /// Correlations.
+    /// Covariances of the columns so divided.
     gram: PackedMatrix,
     ridge: f32,
 }
 
 impl<'a> LeastSquares<'a> {
     /// Prepares the normal equations.
-    pub fn new(cpu: &Cpu, covariance: &'a Covariance, ridge: f64) -> LeastSquares<'a> {
+    pub fn new(cpu: &Cpu, covariance: &'a Covariance, ridge: f64, floor: f64) -> LeastSquares<'a> {
         let n = covariance.columns;
-        let highest = covariance.variances().fold(0.0, f64::max);
-        let scale = |v: f64| if v > highest * 1e-12 { v.sqrt() as f32 } else { 1.0 };
-        let scale: Vec<f32> = covariance.variances().map(scale).collect();
+        let scale: Vec<f32> = covariance.spreads(floor).into_iter().map(|v| v.sqrt() as f32).collect();
         let gram = PackedMatrix::pack(cpu.isa, n, n, |i, j| {
             (covariance.gram[i * n + j] / f64::from(scale[i]) / f64::from(scale[j])) as f32
         });
@@ -150,7 +149,7 @@ impl<'a> LeastSquares<'a> {
                     q[j] = if keep[o * n + j] { q[j] + self.ridge * p[j] } else { 0.0 };
                 }
                 let curvature = dot_f32(p, q);
-                if !(curvature > 0.0) {
+                if curvature <= 0.0 || curvature.is_nan() {
                     rr[o] = 0.0;
                     continue;
                 }
@@ -288,7 +287,7 @@ mod tests {
         let (covariance, original) = problem(n, outputs);
         let mut random = Random::new(4);
         let keep: Vec<bool> = (0..outputs * n).map(|_| random.below(10) < 6).collect();
-        let equations = LeastSquares::new(&cpu, &covariance, ridge);
+        let equations = LeastSquares::new(&cpu, &covariance, ridge, 0.0);
         let mut weights = original.clone();
         equations.solve(&cpu, &original, &keep, &mut weights, 400);
         let errors = equations.errors(&cpu, &weights);

@@ -37,7 +37,7 @@ mod walk;
 
 pub use compress::compress;
 pub use error::Error;
-pub use forward::{Engine, Forward, Reference};
+pub use forward::{Engine, Fast, Forward, Reference};
 pub use options::{Allocation, Options, Progress, Rearrangement, Reconstruction, Score, Shape, Stage, Taps};
 pub use rearrange::rearrange;
 pub use report::{LayerReport, Report, masks_picture};

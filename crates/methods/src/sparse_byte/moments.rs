@@ -10,6 +10,8 @@ use supple_tensor::kernels::gemm::{Epilogue, PackedMatrix, gemm};
 
 /// Samples that are multiplied at once.
 const BATCH: usize = 1024;
+/// Floats from one column to the next: not a power of two, whose multiples would all fall into one set of a cache.
+const STRIDE: usize = BATCH + 16;
 /// Rows of a product that one task computes.
 const ROWS: usize = 64;
 
@@ -55,7 +57,7 @@ pub fn choose_pixels(pixels: usize, wanted: usize, random: &mut Random) -> Vec<u
     all
 }
 
-/// Columns of pixels, `[columns][capacity]`, until there are enough for a product.
+/// Columns of pixels, `[columns][STRIDE]`, until there are enough for a product.
 #[derive(Clone, Debug)]
 pub struct Columns {
     values: Vec<f32>,
@@ -66,7 +68,7 @@ pub struct Columns {
 impl Columns {
     /// Room for [`BATCH`] pixels.
     pub fn new(columns: usize) -> Columns {
-        Columns { values: vec![0.0; columns * BATCH], columns, len: 0 }
+        Columns { values: vec![0.0; columns * STRIDE], columns, len: 0 }
     }
 
     /// Whether another pixel fits.
@@ -86,7 +88,7 @@ impl Columns {
                 for kx in 0..kw {
                     let (i, j) = (y + ky, x + kx);
                     let inside = i >= top && i - top < shape.height && j >= left && j - left < shape.width;
-                    self.values[row * BATCH + at] =
+                    self.values[row * STRIDE + at] =
                         if inside { plane[(i - top) * shape.width + j - left] } else { 0.0 };
                     row += 1;
                 }
@@ -101,7 +103,7 @@ impl Columns {
     }
 
     fn packed(&self, cpu: &Cpu) -> PackedMatrix {
-        PackedMatrix::pack(cpu.isa, self.len, self.columns, |sample, column| self.values[column * BATCH + sample])
+        PackedMatrix::pack(cpu.isa, self.len, self.columns, |sample, column| self.values[column * STRIDE + sample])
     }
 
     /// `W · X + bias` as columns of `rows` outputs.
@@ -110,18 +112,18 @@ impl Columns {
         let mut out = Columns::new(rows);
         out.len = self.len;
         let x =
-            PackedMatrix::pack(cpu.isa, self.columns, self.len, |column, sample| self.values[column * BATCH + sample]);
+            PackedMatrix::pack(cpu.isa, self.columns, self.len, |column, sample| self.values[column * STRIDE + sample]);
         let stride = x.padded_columns();
         let mut product = vec![0.0; rows * stride];
         multiply(cpu, rows, weights, self.columns, &x, &mut product);
-        for ((row, from), bias) in out.values.chunks_exact_mut(BATCH).zip(product.chunks_exact(stride)).zip(bias) {
+        for ((row, from), bias) in out.values.chunks_exact_mut(STRIDE).zip(product.chunks_exact(stride)).zip(bias) {
             row[..self.len].iter_mut().zip(from).for_each(|(to, value)| *to = value + bias);
         }
         out
     }
 
     fn rows(&self) -> impl Iterator<Item = &[f32]> {
-        self.values.chunks_exact(BATCH).map(|row| &row[..self.len])
+        self.values.chunks_exact(STRIDE).map(|row| &row[..self.len])
     }
 }
 
@@ -174,7 +176,7 @@ impl Moments {
         let stride = packed.padded_columns();
         let add = |rows: &Columns, sums: &mut [f64], means: &mut [f64]| {
             let mut product = vec![0.0; rows.columns * stride];
-            multiply(cpu, rows.columns, &rows.values, BATCH, &packed, &mut product);
+            multiply(cpu, rows.columns, &rows.values, STRIDE, &packed, &mut product);
             for (sums, row) in sums.chunks_exact_mut(self.columns).zip(product.chunks_exact(stride)) {
                 sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
             }
@@ -243,9 +245,12 @@ pub struct Covariance {
 }
 
 impl Covariance {
-    /// Variance of each column.
-    pub fn variances(&self) -> impl Iterator<Item = f64> {
-        (0..self.columns).map(|j| self.gram[j * self.columns + j])
+    /// Variance of each column plus `floor` times their mean; 1 where that is nothing.
+    pub fn spreads(&self, floor: f64) -> Vec<f64> {
+        let variances = || (0..self.columns).map(|j| self.gram[j * self.columns + j]);
+        let mean = variances().sum::<f64>() / self.columns.max(1) as f64;
+        let smallest = mean * 1e-12;
+        variances().map(|v| v + floor * mean).map(|v| if v > smallest { v } else { 1.0 }).collect()
     }
 }
 
@@ -257,6 +262,7 @@ mod tests {
 
     #[test]
     fn covariances_are_those_of_the_samples() {
+        type Sample = (Vec<f64>, Vec<f64>);
         let cpu = Cpu::new(Isa::detect(), 2);
         let mut random = Random::new(3);
         let (c, o, side) = (5, 3, 40);
@@ -266,7 +272,7 @@ mod tests {
         let weights: Vec<f32> = (0..o * c * 9).map(|_| random.normal()).collect();
         let bias = vec![0.5, -1.0, 2.0];
         let conv = Conv { out_channels: o, in_channels: c, window, weights, bias, pattern: Pattern::Dense };
-        let mut samples: Vec<(Vec<f64>, Vec<f64>)> = Vec::new();
+        let mut samples: Vec<Sample> = Vec::new();
         let (mut x, mut moments) = (Columns::new(c * 9), Moments::new(c * 9, o));
         let planar: Vec<f64> = input.iter().map(|&v| f64::from(v)).collect();
         for pass in 0..4 {
@@ -300,7 +306,7 @@ mod tests {
         moments.add(&cpu, &mut x, Some(&y));
         assert_eq!(moments.count, 1600);
         let found = moments.covariance();
-        let mean = |f: &dyn Fn(&(Vec<f64>, Vec<f64>)) -> f64| samples.iter().map(f).sum::<f64>() / 400.0;
+        let mean = |f: &dyn Fn(&Sample) -> f64| samples.iter().map(f).sum::<f64>() / 400.0;
         for j in [0, 17, 44] {
             let mx = mean(&|s| s.0[j]);
             assert!((found.x[j] - mx).abs() < 1e-4);

@@ -71,7 +71,8 @@ pub enum Allocation {
     Energy,
 }
 
-/// What a weight `w` that multiplies column `j` of its layer's input is worth. `G` is the covariance of the columns.
+/// What a weight `w` that multiplies column `j` of its layer's input is worth. `G` is the covariance of the columns, with
+/// [`Reconstruction::floor`] and [`Reconstruction::ridge`] added to its diagonal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Score {
     /// `|w|`; needs no calibration.
@@ -102,8 +103,11 @@ impl Default for Rearrangement {
 pub struct Reconstruction {
     /// Most output pixels that are looked at, for each layer and picture.
     pub pixels: usize,
-    /// Pull towards the original weights, in units of the columns' variances.
+    /// Pull towards the original weights, in units of the columns' spreads.
     pub ridge: f64,
+    /// A column's spread is its variance plus this share of the mean variance: what hardly varies on the calibration
+    /// pictures may do so on others, such as pictures of classes that are not among them.
+    pub floor: f64,
     /// Steps in which a layer's mask grows to its final sparsity, with a fit after each.
     pub steps: usize,
     /// Iterations of conjugate gradients in each fit.
@@ -120,7 +124,8 @@ impl Default for Reconstruction {
     fn default() -> Self {
         Reconstruction {
             pixels: 64,
-            ridge: 1e-3,
+            ridge: 1e-1,
+            floor: 0.3,
             steps: 8,
             iterations: 40,
             max_columns: 4608,
@@ -140,10 +145,10 @@ impl Options {
         if !(0.0..1.0).contains(&self.sparsity) {
             return bad("sparsity", self.sparsity.to_string(), "at least 0 and below 1");
         }
-        if let Shape::Block(block) = self.shape {
-            if !(1..=MAX_BLOCK).contains(&block) {
-                return bad("block", block.to_string(), "1 to 64 output channels");
-            }
+        if let Shape::Block(block) = self.shape
+            && !(1..=MAX_BLOCK).contains(&block)
+        {
+            return bad("block", block.to_string(), "1 to 64 output channels");
         }
         if let Some(fit) = &self.reconstruction {
             if fit.pixels == 0 || fit.steps == 0 {
@@ -151,6 +156,9 @@ impl Options {
             }
             if !(fit.ridge > 0.0 && fit.ridge.is_finite()) {
                 return bad("ridge", fit.ridge.to_string(), "a positive number");
+            }
+            if !(fit.floor >= 0.0 && fit.floor.is_finite()) {
+                return bad("floor", fit.floor.to_string(), "0 or a positive number");
             }
         }
         Ok(())

@@ -47,7 +47,7 @@ impl Mask {
     /// If `columns` does not divide the scores, or `taps` the columns.
     pub fn choose(scores: &[f32], columns: usize, taps: usize, pattern: Pattern, sparsity: f64) -> Mask {
         let (block, taps) = unit_of(pattern, taps);
-        assert!(columns > 0 && scores.len() % columns == 0 && columns % taps == 0, "scores are a matrix");
+        assert!(scores.len().is_multiple_of(columns) && columns.is_multiple_of(taps), "scores are a matrix");
         let (rows, units) = (scores.len() / columns, columns / taps);
         let sums = unit_scores(scores, columns, block, taps);
         let height = |unit: usize| block.min(rows - unit / units * block);

@@ -80,7 +80,13 @@ fn segment(network: &ConvNet, shapes: &[Shape], at: NodeId, target: NodeId) -> C
         node.inputs.iter_mut().for_each(|input| *input -= at);
         node
     }));
-    ConvNet { name: network.name.clone(), nodes, preprocessing: network.preprocessing, labels: Vec::new(), quantization: None }
+    ConvNet {
+        name: network.name.clone(),
+        nodes,
+        preprocessing: network.preprocessing,
+        labels: Vec::new(),
+        quantization: None,
+    }
 }
 
 #[cfg(test)]
@@ -111,9 +117,9 @@ mod tests {
             let mut walk = Walk::new(&Reference, &inputs, &fit);
             for target in [0, a, a, b, d, e, f] {
                 walk.aim(&network, &shapes, target).expect("loads");
-                for picture in 0..3 {
+                for (picture, whole) in whole.iter().enumerate() {
                     let found = walk.tensor(picture).expect("runs");
-                    let wanted = &whole[picture][target];
+                    let wanted = &whole[target];
                     assert_eq!(found.len(), wanted.len());
                     assert!(found.iter().zip(wanted).all(|(&x, &y)| (f64::from(x) - y).abs() < 1e-5));
                 }

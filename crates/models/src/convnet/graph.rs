@@ -1,5 +1,7 @@
 //! The list of operators.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Quantization, Shape};
 
 /// Position of a node in [`ConvNet::nodes`].
@@ -58,7 +60,8 @@ pub enum Op {
 }
 
 /// A window that slides over a plane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Window2d {
     /// Height and width.
     pub kernel: [usize; 2],
@@ -69,7 +72,8 @@ pub struct Window2d {
 }
 
 /// Zeros around the input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Padding {
     /// TensorFlow's: output sides are `⌈input / stride⌉`; an odd row or column goes to the bottom or the right.
     Same,
@@ -110,7 +114,8 @@ pub struct Depthwise {
 }
 
 /// Which weights of a convolution are zero together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Pattern {
     /// None: every weight is stored.
     #[default]
@@ -122,7 +127,8 @@ pub enum Pattern {
 }
 
 /// Applied to each element of a result.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// Nothing.
     #[default]
@@ -145,7 +151,8 @@ impl Activation {
 }
 
 /// How a picture becomes a network's input: `(sample / 255 − mean) / deviation`, red green blue.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Preprocessing {
     /// Subtracted, one a colour.
     pub mean: [f32; 3],

@@ -11,16 +11,23 @@
 //! Batch normalisation is folded into the convolutions when a network is read; padding follows TensorFlow (`Same`) or is
 //! explicit, as PyTorch's is.
 
+mod file;
 mod graph;
 mod import;
 mod plan;
+mod plan_i8;
 mod quantization;
+mod quantize;
 pub mod reference;
 mod shapes;
 
+pub use file::Storage;
 pub use graph::{Activation, Conv, ConvNet, Depthwise, Node, NodeId, Op, Padding, Pattern, Preprocessing, Window2d};
+pub(crate) use import::layers;
 pub use plan::{Layer, Plan};
+pub use plan_i8::PlanI8;
 pub use quantization::{
     IntegerLayer, IntegerType, NodeQuantization, Quantization, TensorQuantization, WeightQuantization,
 };
+pub use quantize::{Calibration, Quantized, quantize};
 pub use shapes::Shape;

@@ -19,18 +19,22 @@
 //!
 //! Source: TensorFlow Lite's 8-bit quantisation specification; Jacob et al., arXiv 1712.05877.
 
+use serde::{Deserialize, Serialize};
+
 use super::{ConvNet, NodeId, Op};
 use crate::Error;
 
 /// The quantisation of a network's tensors and weights.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct Quantization {
     /// One for each node of [`ConvNet::nodes`].
     pub nodes: Vec<NodeQuantization>,
 }
 
 /// The quantisation of one node.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct NodeQuantization {
     /// Of the tensor that the node computes, after its activation; `None` where the file keeps it in floating point.
     pub output: Option<TensorQuantization>,
@@ -39,7 +43,8 @@ pub struct NodeQuantization {
 }
 
 /// Type of an element.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum IntegerType {
     /// 0 to 255.
     U8,
@@ -48,7 +53,8 @@ pub enum IntegerType {
 }
 
 /// `real = scale × (q − zero_point)` for a whole tensor.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct TensorQuantization {
     /// Type of `q`.
     pub dtype: IntegerType,
@@ -59,7 +65,8 @@ pub struct TensorQuantization {
 }
 
 /// `real = scale[o] × (q − zero_point[o])` for the weights of output channel `o`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub struct WeightQuantization {
     /// Type of `q`.
     pub dtype: IntegerType,

@@ -1,10 +1,13 @@
 //! The shape of every tensor of a network, and the checks that make the rest safe to run.
 
+use serde::{Deserialize, Serialize};
+
 use super::{ConvNet, Node, Op, Padding, Window2d};
 use crate::Error;
 
 /// Sides of a planar tensor, `[channels][height][width]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Shape {
     /// Number of planes.
     pub channels: usize,

@@ -43,6 +43,7 @@ pub use options::ClassifierOptions;
 pub use predictions::Prediction;
 pub use prepare::{Crop, Input, prepare, prepare_planar};
 pub use random::sparsify_at_random;
+pub use supple_tensor::kernels::sparse_conv::default_block as dense_block;
 
 use crate::picture::Picture;
 use crate::{Cpu, Error, compute};
@@ -221,10 +222,9 @@ impl Classifier {
 /// # Errors
 /// If a file cannot be read or holds no network that can be used here, or the two do not fit.
 pub fn open_network(path: &Path, head: Option<&Path>) -> Result<ConvNet, Error> {
-    let network = ConvNet::open(path)?;
     Ok(match head {
-        Some(head) => ConvNet::join(network, ConvNet::open(head)?)?,
-        None => network,
+        Some(head) => ConvNet::open_joined(path, head)?,
+        None => ConvNet::open(path)?,
     })
 }
 

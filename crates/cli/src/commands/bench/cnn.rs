@@ -3,14 +3,14 @@
 use super::median;
 use crate::commands::upscale::parse_threads;
 use crate::interrupt;
-use crate::report::{Exit, show, show_json, table};
+use crate::report::{Exit, Problem, show, show_json, table};
 use clap::ValueEnum;
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use supple::classifier::{open_network, sparsify_at_random};
 use supple::convnet::{ConvNet, Plan};
-use supple::{Cpu, Error, compute, peak};
+use supple::{Cpu, Error, compute, efficientnet_lite, mobilenet, peak};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,7 +38,7 @@ pub struct Args {
 
     /// Its channels, as a multiple of those published
     #[arg(long, default_value_t = 1.0, value_parser = parse_width, conflicts_with = "models")]
-    width: f32,
+    width: f64,
 
     /// Its input, in pixels a side
     #[arg(long, default_value_t = 224, value_parser = clap::value_parser!(u32).range(32..=2048), conflicts_with = "models")]
@@ -78,7 +78,7 @@ enum Architecture {
     EfficientnetLite0,
 }
 
-fn parse_width(text: &str) -> Result<f32, String> {
+fn parse_width(text: &str) -> Result<f64, String> {
     let width = text.parse().ok().filter(|width| (0.05..=4.0).contains(width));
     width.ok_or_else(|| "expected a number from 0.05 to 4".into())
 }
@@ -96,6 +96,9 @@ fn parse_pattern(text: &str) -> Result<usize, String> {
 /// Runs that warm up caches, clocks and threads.
 const WARM_UP: u32 = 3;
 
+/// Of random weights and zeros.
+const SEED: u64 = 1;
+
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
     interrupt::install();
@@ -105,7 +108,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         contenders.push(Contender::new(&cpu, name.clone(), &network)?);
         if let Some(sparsity) = args.sparsity {
             let mut sparse = network;
-            sparsify_at_random(&mut sparse, sparsity, args.pattern, 1)?;
+            sparsify_at_random(&mut sparse, sparsity, args.pattern, SEED)?;
             let name = format!("{name}, {}% 1x{}", sparsity * 100.0, args.pattern);
             contenders.push(Contender::new(&cpu, name, &sparse)?);
         }
@@ -155,13 +158,25 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
 /// The networks to measure, with what to call them.
 fn networks(args: &Args) -> anyhow::Result<Vec<(String, ConvNet)>> {
     if args.models.is_empty() {
-        let network = random(args.network, args.width, args.size as usize);
+        let network = random(args)?;
         return Ok(vec![(network.name.clone(), network)]);
     }
-    let open = |path: &PathBuf| {
-        Ok((path.display().to_string(), open_network(path, None)?))
-    };
+    let open = |path: &PathBuf| Ok((path.display().to_string(), open_network(path, None)?));
     args.models.iter().map(open).collect()
+}
+
+/// The architecture that was asked for, with random weights.
+fn random(args: &Args) -> anyhow::Result<ConvNet> {
+    let config = mobilenet::Config { width: args.width, resolution: args.size as usize, ..Default::default() };
+    let network = match args.network {
+        Architecture::MobilenetV1 => mobilenet::v1_random(config, SEED),
+        Architecture::MobilenetV2 => mobilenet::v2_random(config, SEED),
+        Architecture::EfficientnetLite0 if config != mobilenet::Config::default() => {
+            return Err(Problem::usage("efficientnet_lite0 has one width and one size: 1.0 and 224").into());
+        }
+        Architecture::EfficientnetLite0 => efficientnet_lite::lite0_random(config.classes, SEED),
+    };
+    Ok(network.map_err(Error::from)?)
 }
 
 /// What is measured.

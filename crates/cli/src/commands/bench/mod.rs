@@ -1,5 +1,6 @@
 //! `supple bench`: how fast models run on this machine.
 
+mod cnn;
 mod sr;
 
 use crate::report::Exit;
@@ -14,12 +15,14 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Task {
     Sr(sr::Args),
+    Cnn(cnn::Args),
 }
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
     match &args.task {
         Task::Sr(args) => sr::run(args),
+        Task::Cnn(args) => cnn::run(args),
     }
 }
 

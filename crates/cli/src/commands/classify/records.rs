@@ -112,7 +112,7 @@ mod tests {
     fn one_name_is_a_line_and_several_are_a_block() {
         let owl = Prediction { index: 24, label: Some("owl".into()), probability: 0.9312 };
         let other = Prediction { index: 7, label: None, probability: 0.05 };
-        assert_eq!(text("a.jpg", &[owl.clone()], true), "a.jpg  93.1 %  owl\n");
+        assert_eq!(text("a.jpg", std::slice::from_ref(&owl), true), "a.jpg  93.1 %  owl\n");
         assert_eq!(text("a.jpg", &[owl, other], false), "a.jpg\n   93.1 %  owl\n    5.0 %  class 7\n");
     }
 }

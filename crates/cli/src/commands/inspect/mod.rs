@@ -9,7 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use supple::Upscaler;
 use supple::classifier::open_network;
-use supple::weights::tflite;
+use supple::weights::{Weights, tflite};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -41,7 +41,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     if is_operators || Upscaler::open(&args.file).is_err() {
         match open_network(&args.file, None) {
             Ok(network) => return operators::run(args, &network),
-            Err(error) if is_operators => return Err(error.into()),
+            Err(error) if is_operators || is_convnet(&args.file) => return Err(error.into()),
             Err(_) => {}
         }
     }
@@ -50,6 +50,12 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
 
 fn is_tflite(path: &Path) -> bool {
     let mut head = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(64).read_to_end(&mut head));
-    read.is_ok() && tflite::recognises(&head)
+    // Opening a pipe would wait for its other end.
+    let read = path.is_file() && File::open(path).and_then(|file| file.take(64).read_to_end(&mut head)).is_ok();
+    read && tflite::recognises(&head)
+}
+
+/// Whether the file says of itself that it is a list of operators, be it damaged or not.
+fn is_convnet(path: &Path) -> bool {
+    Weights::open(path).is_ok_and(|weights| weights.metadata().contains_key("supple_convnet"))
 }

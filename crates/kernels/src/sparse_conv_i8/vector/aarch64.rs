@@ -22,6 +22,9 @@ pub(super) unsafe fn run_neon_dot<K: Kernel>(kernel: K) {
     unsafe { kernel.run::<I32x4<true>>() }
 }
 
+/// Byte `4i + j` from byte `4j + i`.
+static TRANSPOSE: [u8; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
+
 /// Methods that are one expression over intrinsics.
 macro_rules! by_intrinsic {
     ($($name:ident ( $a:ident, $b:ident ) => $body:expr;)*) => {$(
@@ -104,7 +107,6 @@ impl<const DOT: bool> Vector for I32x4<DOT> {
     }
     #[inline(always)]
     unsafe fn windows(from: *const u8, _step: usize) -> int8x16_t {
-        const TRANSPOSE: [u8; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
         // SAFETY: a window is 16 valid bytes, by the trait's contract.
         unsafe { Self::signed(vqtbl1q_u8(vld1q_u8(from), vld1q_u8(TRANSPOSE.as_ptr()))) }
     }
@@ -180,21 +182,24 @@ impl<const DOT: bool> Vector for I32x4<DOT> {
         I32x4(unsafe { vshrq_n_s32::<31>(self.0) })
     }
     #[inline(always)]
-    unsafe fn store_bytes(self, to: *mut u8) {
+    unsafe fn store_bytes(self, range: [u8; 2], to: *mut u8) {
         // SAFETY: room for four bytes, by the trait's contract.
         unsafe {
-            let words = vmovn_u32(vreinterpretq_u32_s32(self.0));
-            let bytes = vmovn_u16(vcombine_u16(words, words));
+            let words = vqmovn_s32(self.0);
+            let bytes = vqmovun_s16(vcombine_s16(words, words));
+            let bytes = vmin_u8(vmax_u8(bytes, vdup_n_u8(range[0])), vdup_n_u8(range[1]));
             to.cast::<u32>().write_unaligned(vget_lane_u32::<0>(vreinterpret_u32_u8(bytes)));
         }
     }
     #[inline(always)]
-    unsafe fn store_quads(parts: [Self; 4], to: *mut u8) {
+    unsafe fn store_quads(parts: [Self; 4], range: [u8; 2], to: *mut u8) {
         // SAFETY: room for 16 bytes, by the trait's contract.
         unsafe {
-            let low = vsliq_n_s32::<8>(parts[0].0, parts[1].0);
-            let high = vsliq_n_s32::<8>(parts[2].0, parts[3].0);
-            vst1q_u8(to, vreinterpretq_u8_s32(vsliq_n_s32::<16>(low, high)));
+            let low = vcombine_s16(vqmovn_s32(parts[0].0), vqmovn_s32(parts[1].0));
+            let high = vcombine_s16(vqmovn_s32(parts[2].0), vqmovn_s32(parts[3].0));
+            let bytes = vcombine_u8(vqmovun_s16(low), vqmovun_s16(high));
+            let bytes = vminq_u8(vmaxq_u8(bytes, vdupq_n_u8(range[0])), vdupq_n_u8(range[1]));
+            vst1q_u8(to, vqtbl1q_u8(bytes, vld1q_u8(TRANSPOSE.as_ptr())));
         }
     }
 }

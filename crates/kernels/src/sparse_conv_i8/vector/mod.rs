@@ -118,10 +118,10 @@ pub(crate) trait Vector: Copy {
     unsafe fn sign(self) -> Self;
     /// `(self · other + 2^30) >> 31` in 64 bits; not for `self = other = −2^31`.
     unsafe fn high_mul(self, other: Self) -> Self;
-    /// Stores `LANES` numbers of 0 to 255 as bytes.
-    unsafe fn store_bytes(self, to: *mut u8);
-    /// Stores four vectors of numbers of 0 to 255 as `LANES` quads, byte `i` of each from `parts[i]`.
-    unsafe fn store_quads(parts: [Self; 4], to: *mut u8);
+    /// Stores `LANES` numbers as bytes, cut to `range`.
+    unsafe fn store_bytes(self, range: [u8; 2], to: *mut u8);
+    /// Stores four vectors of numbers, cut to `range`, as `LANES` quads, byte `i` of each from `parts[i]`.
+    unsafe fn store_quads(parts: [Self; 4], range: [u8; 2], to: *mut u8);
 }
 
 /// The most bytes that [`Vector::load_quads`] reads.

@@ -33,6 +33,12 @@ impl Portable {
     }
 }
 
+/// A number as a byte of `range`.
+#[inline(always)]
+fn cut(lane: i32, [lowest, highest]: [u8; 2]) -> u8 {
+    lane.clamp(lowest.into(), highest.into()) as u8
+}
+
 impl Vector for Portable {
     const LANES: usize = 4;
     const TILE: usize = 2;
@@ -118,16 +124,16 @@ impl Vector for Portable {
         Portable(self.0.map(|lane| lane >> 31))
     }
     #[inline(always)]
-    unsafe fn store_bytes(self, to: *mut u8) {
+    unsafe fn store_bytes(self, range: [u8; 2], to: *mut u8) {
         // SAFETY: room for four bytes, by the trait's contract.
-        unsafe { to.cast::<[u8; 4]>().write_unaligned(self.0.map(|lane| lane as u8)) }
+        unsafe { to.cast::<[u8; 4]>().write_unaligned(self.0.map(|lane| cut(lane, range))) }
     }
     #[inline(always)]
-    unsafe fn store_quads(parts: [Self; 4], to: *mut u8) {
+    unsafe fn store_quads(parts: [Self; 4], range: [u8; 2], to: *mut u8) {
         let mut quads = [[0u8; 4]; 4];
         for (i, part) in parts.into_iter().enumerate() {
             for (quad, lane) in quads.iter_mut().zip(part.0) {
-                quad[i] = lane as u8;
+                quad[i] = cut(lane, range);
             }
         }
         // SAFETY: room for 16 bytes, by the trait's contract.

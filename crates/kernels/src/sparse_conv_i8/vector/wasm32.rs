@@ -72,7 +72,7 @@ impl Vector for I32x4 {
     unsafe fn windows(from: *const u8, _step: usize) -> Self::Quads {
         // SAFETY: a window is 16 valid bytes, by the trait's contract.
         let window = unsafe { v128_load(from.cast()) };
-        split(i8x16_shuffle::<0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15>(window, window))
+        split(transpose(window))
     }
     #[inline(always)]
     unsafe fn dot<const K: usize>(sums: Self, quads: Self::Quads, block: *const u8) -> Self {
@@ -136,16 +136,29 @@ impl Vector for I32x4 {
         I32x4(i32x4_shr(self.0, 31))
     }
     #[inline(always)]
-    unsafe fn store_bytes(self, to: *mut u8) {
-        let words = u16x8_narrow_i32x4(self.0, self.0);
+    unsafe fn store_bytes(self, range: [u8; 2], to: *mut u8) {
+        let words = i16x8_narrow_i32x4(self.0, self.0);
+        let bytes = cut(u8x16_narrow_i16x8(words, words), range);
         // SAFETY: room for four bytes, by the trait's contract.
-        unsafe { v128_store32_lane::<0>(u8x16_narrow_i16x8(words, words), to.cast()) }
+        unsafe { v128_store32_lane::<0>(bytes, to.cast()) }
     }
     #[inline(always)]
-    unsafe fn store_quads(parts: [Self; 4], to: *mut u8) {
-        let low = v128_or(parts[0].0, i32x4_shl(parts[1].0, 8));
-        let high = v128_or(i32x4_shl(parts[2].0, 16), i32x4_shl(parts[3].0, 24));
+    unsafe fn store_quads(parts: [Self; 4], range: [u8; 2], to: *mut u8) {
+        let (low, high) = (i16x8_narrow_i32x4(parts[0].0, parts[1].0), i16x8_narrow_i32x4(parts[2].0, parts[3].0));
+        let bytes = cut(u8x16_narrow_i16x8(low, high), range);
         // SAFETY: room for 16 bytes, by the trait's contract.
-        unsafe { v128_store(to.cast(), v128_or(low, high)) }
+        unsafe { v128_store(to.cast(), transpose(bytes)) }
     }
+}
+
+/// Byte `4i + j` from byte `4j + i`.
+#[inline(always)]
+fn transpose(bytes: v128) -> v128 {
+    i8x16_shuffle::<0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15>(bytes, bytes)
+}
+
+/// Bytes cut to `range`.
+#[inline(always)]
+fn cut(bytes: v128, range: [u8; 2]) -> v128 {
+    u8x16_min(u8x16_max(bytes, u8x16_splat(range[0])), u8x16_splat(range[1]))
 }

@@ -139,8 +139,7 @@ impl<const VNNI: bool> Vector for Ymm<VNNI> {
         // SAFETY: a block holds 16 bytes, or 32 where weights are pairs.
         unsafe {
             let even = _mm256_broadcastsi128_si256(_mm_loadu_si128(block.cast()));
-            let odd =
-                if VNNI { even } else { _mm256_broadcastsi128_si256(_mm_loadu_si128(block.add(16).cast())) };
+            let odd = if VNNI { even } else { _mm256_broadcastsi128_si256(_mm_loadu_si128(block.add(16).cast())) };
             Self::accumulate(sums, quads, even, odd)
         }
     }
@@ -181,20 +180,24 @@ impl<const VNNI: bool> Vector for Ymm<VNNI> {
         Ymm(unsafe { _mm256_srai_epi32::<31>(self.0) })
     }
     #[inline(always)]
-    unsafe fn store_bytes(self, to: *mut u8) {
+    unsafe fn store_bytes(self, range: [u8; 2], to: *mut u8) {
         // SAFETY: room for eight bytes, by the trait's contract.
         unsafe {
-            let words = _mm_packus_epi32(_mm256_castsi256_si128(self.0), _mm256_extracti128_si256::<1>(self.0));
-            _mm_storel_epi64(to.cast(), _mm_packus_epi16(words, words));
+            let words = _mm_packs_epi32(_mm256_castsi256_si128(self.0), _mm256_extracti128_si256::<1>(self.0));
+            let bytes = _mm_max_epu8(_mm_packus_epi16(words, words), _mm_set1_epi8(range[0] as i8));
+            _mm_storel_epi64(to.cast(), _mm_min_epu8(bytes, _mm_set1_epi8(range[1] as i8)));
         }
     }
     #[inline(always)]
-    unsafe fn store_quads(parts: [Self; 4], to: *mut u8) {
+    unsafe fn store_quads(parts: [Self; 4], range: [u8; 2], to: *mut u8) {
         // SAFETY: room for 32 bytes, by the trait's contract.
         unsafe {
-            let low = _mm256_or_si256(parts[0].0, _mm256_slli_epi32::<8>(parts[1].0));
-            let high = _mm256_or_si256(_mm256_slli_epi32::<16>(parts[2].0), _mm256_slli_epi32::<24>(parts[3].0));
-            _mm256_storeu_si256(to.cast(), _mm256_or_si256(low, high));
+            let low = _mm256_packs_epi32(parts[0].0, parts[1].0);
+            let bytes = _mm256_packus_epi16(low, _mm256_packs_epi32(parts[2].0, parts[3].0));
+            let bytes = _mm256_max_epu8(bytes, _mm256_set1_epi8(range[0] as i8));
+            let bytes = _mm256_min_epu8(bytes, _mm256_set1_epi8(range[1] as i8));
+            let quads = _mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(transpose_4x4()));
+            _mm256_storeu_si256(to.cast(), quads);
         }
     }
 }
@@ -355,17 +358,24 @@ impl<const VNNI: bool> Vector for Zmm<VNNI> {
         Zmm(unsafe { _mm512_srai_epi32::<31>(self.0) })
     }
     #[inline(always)]
-    unsafe fn store_bytes(self, to: *mut u8) {
+    unsafe fn store_bytes(self, range: [u8; 2], to: *mut u8) {
         // SAFETY: room for 16 bytes, by the trait's contract.
-        unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(self.0)) }
+        unsafe {
+            let lowest = _mm512_set1_epi32(range[0].into());
+            // Without negative numbers, saturation to unsigned bytes is right.
+            let bytes = _mm512_cvtusepi32_epi8(_mm512_max_epi32(self.0, lowest));
+            _mm_storeu_si128(to.cast(), _mm_min_epu8(bytes, _mm_set1_epi8(range[1] as i8)));
+        }
     }
     #[inline(always)]
-    unsafe fn store_quads(parts: [Self; 4], to: *mut u8) {
+    unsafe fn store_quads(parts: [Self; 4], range: [u8; 2], to: *mut u8) {
         // SAFETY: room for 64 bytes, by the trait's contract.
         unsafe {
-            let low = _mm512_or_si512(parts[0].0, _mm512_slli_epi32::<8>(parts[1].0));
-            let high = _mm512_or_si512(_mm512_slli_epi32::<16>(parts[2].0), _mm512_slli_epi32::<24>(parts[3].0));
-            _mm512_storeu_si512(to.cast(), _mm512_or_si512(low, high));
+            let low = _mm512_packs_epi32(parts[0].0, parts[1].0);
+            let bytes = _mm512_packus_epi16(low, _mm512_packs_epi32(parts[2].0, parts[3].0));
+            let bytes = _mm512_max_epu8(bytes, _mm512_set1_epi8(range[0] as i8));
+            let bytes = _mm512_min_epu8(bytes, _mm512_set1_epi8(range[1] as i8));
+            _mm512_storeu_si512(to.cast(), _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(transpose_4x4())));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Networks from files of other programs.
 
 mod join;
+pub(crate) mod layers;
 mod names;
 mod open;
 mod tflite;

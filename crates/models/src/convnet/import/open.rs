@@ -4,22 +4,26 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use supple_weights::Weights;
 use supple_weights::tflite::{self, Model};
 
-use crate::Error;
-use crate::convnet::ConvNet;
+use crate::convnet::{ConvNet, file};
+use crate::{Error, efficientnet_lite, mobilenet};
+
+/// Pixels a side of what a checkpoint's network takes: what all of them were published for.
+const RESOLUTION: usize = 224;
 
 impl ConvNet {
-    /// Opens the network in the file at `path`, whose format is found by content: TFLite.
+    /// Opens the network in the file at `path`, whose format is found by content: TFLite, what [`ConvNet::save`] writes, or a
+    /// checkpoint of MobileNet version 1 or 2 or EfficientNet-Lite0 for 224 pixels a side, as safetensors or from PyTorch.
     ///
     /// # Errors
-    /// As [`ConvNet::from_tflite`].
+    /// As [`ConvNet::from_tflite`], [`ConvNet::load`] and [`ConvNet::from_checkpoint`].
     pub fn open(path: &Path) -> Result<ConvNet, Error> {
-        let source = path.display().to_string();
         if tflite::recognises(&head(path)) {
-            return ConvNet::from_tflite(&Model::open(path)?, &source);
+            return ConvNet::from_tflite(&Model::open(path)?, &path.display().to_string());
         }
-        Err(Error::UnknownNetwork { file: source, found: "todo".into() })
+        ConvNet::from_weights(&Weights::open(path)?)
     }
 
     /// Opens a network that comes in two files, the second of which continues where the first ends, as
@@ -39,13 +43,43 @@ impl ConvNet {
         if tflite::recognises(&bytes) {
             return ConvNet::from_tflite(&Model::from_bytes(source, bytes)?, source);
         }
-        Err(Error::UnknownNetwork { file: source.into(), found: "todo".into() })
+        ConvNet::from_weights(&Weights::from_bytes(source, bytes)?)
+    }
+
+    /// The network of a checkpoint, known by the names of its tensors, for pictures of `resolution` pixels a side. For
+    /// EfficientNet-Lite0 that is 224 whatever is asked for.
+    ///
+    /// # Errors
+    /// [`Error::UnknownConvNet`] if the names are those of no network known here; [`Error::Weights`] if a tensor is missing or has
+    /// another shape.
+    pub fn from_checkpoint(weights: &Weights, resolution: usize) -> Result<ConvNet, Error> {
+        if mobilenet::v1_recognises(weights) {
+            return mobilenet::v1_load(weights, resolution);
+        }
+        if mobilenet::v2_recognises(weights) {
+            return mobilenet::v2_load(weights, resolution);
+        }
+        if efficientnet_lite::lite0_recognises(weights) {
+            return efficientnet_lite::lite0_load(weights);
+        }
+        let names: Vec<String> = weights.names().take(3).map(|name| format!("{name:.80?}")).collect();
+        let found =
+            if names.is_empty() { "no tensors".to_owned() } else { format!("tensors such as {}", names.join(", ")) };
+        Err(Error::UnknownConvNet { file: weights.source().into(), found })
+    }
+
+    fn from_weights(weights: &Weights) -> Result<ConvNet, Error> {
+        if file::recognises(weights) {
+            return ConvNet::load(weights);
+        }
+        ConvNet::from_checkpoint(weights, RESOLUTION)
     }
 }
 
 /// The first bytes of a file; none where it cannot be read, which whoever opens it next will report.
 fn head(path: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();
+    // Opening a pipe would wait for its other end.
     if path.is_file()
         && let Ok(file) = File::open(path)
     {

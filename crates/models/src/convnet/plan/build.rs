@@ -235,7 +235,7 @@ fn pack(isa: Isa, conv: &Conv) -> PackedSparse {
     }
 }
 
-fn describe(network: &ConvNet, shapes: &[Shape], members: &[NodeId]) -> Layer {
+pub(in crate::convnet) fn describe(network: &ConvNet, shapes: &[Shape], members: &[NodeId]) -> Layer {
     let mut layer = Layer {
         name: String::new(),
         kind: String::new(),

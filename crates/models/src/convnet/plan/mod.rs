@@ -11,6 +11,7 @@ mod tests;
 
 use super::{ConvNet, NodeId, Op, Preprocessing, Shape};
 use crate::Error;
+pub(super) use build::describe;
 use std::time::{Duration, Instant};
 use step::{Step, Tensor};
 use supple_tensor::Cpu;
