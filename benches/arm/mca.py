@@ -31,7 +31,7 @@ def compile_kernels():
     """Compiles the crate and returns the path of its assembly."""
     folder = os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target")), "mca")
     command = f"rustup run debian cargo rustc --release --locked -p supple-kernels --lib --target {TARGET} -- --emit asm"
-    options = ["-Ccodegen-units=1", "-Cdebuginfo=0"]
+    options = ["-Ccodegen-units=1", "-Cdebuginfo=0", "-Csymbol-mangling-version=v0"]
     environment = dict(os.environ, CARGO_TARGET_DIR=folder)
     subprocess.run(command.split() + options, cwd=ROOT, env=environment, check=True)
     found = glob.glob(os.path.join(folder, TARGET, "release/deps/supple_kernels-*.s"))

@@ -272,7 +272,7 @@ fn a_real_network_knows_real_pictures() {
     let mut classifier = Classifier::open(&body, options).unwrap();
     assert_eq!((classifier.outputs(), classifier.background()), (1001, 1));
     assert_eq!((classifier.input().width, classifier.parameters()), (224, 3_196_032 + 1_026_025));
-    // The owl's first guesses by the original network are other birds; its picture is of feathers mostly.
+    // The owl is taken for another bird: ONNX Runtime gets the same from these weights.
     let expected = [
         ("hot_dog.jpg", "hotdog"),
         ("parrot.jpg", "macaw"),

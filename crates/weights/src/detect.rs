@@ -3,6 +3,9 @@
 use crate::weights::Format;
 use crate::{Error, safetensors, tflite};
 
+/// How the checkpoints of PyTorch before version 1.6 begin: the pickle of a magic number.
+pub(crate) const BARE_PICKLES: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+
 /// The format of `bytes`, or the error that says what the file is instead.
 pub(crate) fn detect(file: &str, bytes: &[u8]) -> Result<Format, Error> {
     let file = || file.to_string();
@@ -31,12 +34,15 @@ pub(crate) fn detect(file: &str, bytes: &[u8]) -> Result<Format, Error> {
             hint: "it is a list of operators, not of named tensors; only classifiers are read from it",
         });
     }
-    // A bare pickle: PROTO 2 to 5. PyTorch before 1.6 wrote its magic number, then several pickles, then raw storages.
+    if bytes.starts_with(BARE_PICKLES) {
+        return Ok(Format::PyTorch);
+    }
+    // Another pickle: PROTO 2 to 5.
     if matches!(bytes, [0x80, 2..=5, ..]) {
         return Err(Error::UnsupportedFormat {
             file: file(),
-            found: "the PyTorch format from before version 1.6 (a bare pickle)",
-            hint: "load and save it again with a newer PyTorch, or convert it to safetensors",
+            found: "a pickle that PyTorch did not write",
+            hint: "load it in Python and save the state_dict with torch.save, or convert it to safetensors",
         });
     }
     Err(Error::UnknownFormat { file: file(), found: describe(bytes).to_string() })

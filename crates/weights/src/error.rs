@@ -106,7 +106,7 @@ pub enum Error {
     Pickle {
         /// The file.
         file: String,
-        /// Where in `data.pkl`.
+        /// Where in `data.pkl`; for checkpoints that are no archive, where in the file.
         offset: usize,
         /// What is wrong.
         reason: String,

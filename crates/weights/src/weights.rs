@@ -19,7 +19,8 @@ use crate::{DType, Error, safetensors};
 pub enum Format {
     /// A JSON header, then the tensors' bytes.
     Safetensors,
-    /// A zip archive of a pickle and one entry per storage, as `torch.save` writes since PyTorch 1.6.
+    /// A zip archive of a pickle and one entry per storage, as `torch.save` writes since PyTorch 1.6, or pickles followed by
+    /// the storages, as it wrote before.
     PyTorch,
 }
 

@@ -66,6 +66,20 @@ G = "good/"
 halves = struct.pack("<4e", 1, 2, 3, 4)
 brains = struct.pack("<4H", 0x3f80, 0x4000, 0x4040, 0x4080)
 files[G + "plain.pth"] = archive(state(tensor()))
+# Before PyTorch 1.6: no archive, a storage has a sixth part, and the elements follow the pickles.
+def old_storage(key="0", count=4, kind="FloatStorage", whole_of=NONE):
+    return tup(text("storage"), glob("torch", kind), text(key), text("cpu"), number(count), whole_of) + b"Q"
+def old_tensor(storage, shape=(4,), offset=0):
+    return call(glob("torch._utils", "_rebuild_tensor_v2"), storage, number(offset), numbers(shape),
+                numbers(row_major(shape)), FALSE, ORDERED)
+def bare(tensors=(("weight", old_tensor(old_storage())),), keys=("0",), data=struct.pack("<q", 4) + FOUR, little=b"\x88",
+         version=1001):
+    return (whole(number(0x1950a86a20f9469cfc6c)) + whole(number(version)) + whole(dictionary(little_endian=little)) +
+            whole(ordered(tensors)) + whole(b"]" + MARK + b"".join(map(text, keys)) + b"e") + data)
+files[G + "bare.pth"] = bare()
+files[G + "bare_two_storages.pth"] = bare(
+    (("b", old_tensor(old_storage("9", 2, "HalfStorage"), (2,))), ("a", old_tensor(old_storage("10"), (3,), 1))), ("10", "9"),
+    struct.pack("<q", 4) + FOUR + struct.pack("<q2e", 2, 0.5, -1))
 files[G + "deflated.pth"] = archive(state(tensor(shape=(2, 2), strides=(1, 2))), compress=("data.pkl", "data/0"))
 files[G + "no_folder.pth"] = archive(state(tensor()), root="")
 files[G + "little_endian.pth"] = archive(state(tensor()), extra={"byteorder": b"little"})
@@ -226,6 +240,18 @@ files[H + "storage_count_negative.pth"] = pth(state(tensor(count=-1)))
 files[H + "storage_complex_asked_for.pth"] = pth(state(tensor(count=1, shape=(1,), kind="ComplexFloatStorage")))
 files[H + "infinite_weight.pth"] = archive(state(tensor()), {"0": struct.pack("<4f", 1, float("inf"), 3, 4)})
 
+files[H + "bare_truncated.pth"] = bare()[:-1]
+files[H + "bare_ends_with_pickles.pth"] = bare(data=b"")
+files[H + "bare_big_endian.pth"] = bare(little=b"\x89")
+files[H + "bare_other_version.pth"] = bare(version=1002)
+files[H + "bare_count_negative.pth"] = bare(data=struct.pack("<q", -4) + FOUR)
+files[H + "bare_count_huge.pth"] = bare(data=struct.pack("<q", (1 << 63) - 1) + FOUR)
+files[H + "bare_count_too_small.pth"] = bare(data=struct.pack("<q", 3) + FOUR)
+files[H + "bare_storage_not_listed.pth"] = bare(keys=(), data=b"")
+files[H + "bare_storage_listed_twice.pth"] = bare(keys=("0", "0"), data=(struct.pack("<q", 4) + FOUR) * 2)
+files[H + "bare_storage_unknown.pth"] = bare(keys=("0", "\x1b[2J"))
+files[H + "bare_part_of_another.pth"] = bare((("weight", old_tensor(old_storage(whole_of=tup(text("1"), number(0), number(4))))),))
+files[H + "bare_os_system.pth"] = bare((("weight", call(glob("os", "system"), text("echo owned"))),))
 for folder in ("good", "hostile"):
     (here / folder).mkdir(exist_ok=True)
 for name, content in files.items():

@@ -20,7 +20,7 @@ const WANTED: &[(&str, &str, &str)] = &[
     ("png_image.pth", "UnknownFormat", "a PNG image"),
     ("noise.bin", "UnknownFormat", "unknown binary data"),
     ("gguf.gguf", "UnsupportedFormat", "not supported yet"),
-    ("bare_pickle_os_system.pth", "UnsupportedFormat", "before version 1.6"),
+    ("bare_pickle_os_system.pth", "UnsupportedFormat", "a pickle that PyTorch did not write"),
     ("zip_without_pickle.pth", "UnknownFormat", "without data.pkl"),
     // safetensors
     ("length_truncated.safetensors", "Truncated", "found 8 bytes"),
@@ -70,6 +70,19 @@ const WANTED: &[(&str, &str, &str)] = &[
     ("zip_torchscript.pth", "UnsupportedFormat", "TorchScript"),
     ("zip_big_endian.pth", "BigEndian", "big-endian"),
     ("zip_byteorder_nonsense.pth", "Damaged", "byteorder"),
+    // Checkpoints without an archive
+    ("bare_truncated.pth", "Truncated", "up to the end of storage 0"),
+    ("bare_ends_with_pickles.pth", "Truncated", "up to the end of storage 0"),
+    ("bare_big_endian.pth", "BigEndian", "big-endian"),
+    ("bare_other_version.pth", "Damaged", "not 1001"),
+    ("bare_count_negative.pth", "Damaged", "-4 elements"),
+    ("bare_count_huge.pth", "Truncated", "bytes, up to"),
+    ("bare_count_too_small.pth", "OutOfBounds", "wanted 16 bytes of storage, found 12"),
+    ("bare_storage_not_listed.pth", "Damaged", "storage 0 is not in the list"),
+    ("bare_storage_listed_twice.pth", "Damaged", "listed twice"),
+    ("bare_storage_unknown.pth", "Damaged", "storage \\u{1b}[2J is of no type"),
+    ("bare_part_of_another.pth", "Pickle", "a part of another"),
+    ("bare_os_system.pth", "RefusedCode", "os.system"),
     // Pickles that want code run
     ("pickle_os_system.pth", "RefusedCode", "refuses to run code: os.system"),
     ("pickle_os_system_protocol_0.pth", "RefusedCode", "os.system"),

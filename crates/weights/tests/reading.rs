@@ -13,8 +13,15 @@ const FOUR: [f32; 4] = [1.0, 2.0, 3.0, 4.0];
 
 #[test]
 fn the_ways_to_write_one_tensor_read_alike() {
-    let files =
-        ["plain.pth", "no_folder.pth", "little_endian.pth", "parameter.pth", "untyped_v3.pth", "protocol_4.pth"];
+    let files = [
+        "plain.pth",
+        "bare.pth",
+        "no_folder.pth",
+        "little_endian.pth",
+        "parameter.pth",
+        "untyped_v3.pth",
+        "protocol_4.pth",
+    ];
     for name in files {
         let weights = good(name);
         assert_eq!(weights.format(), Format::PyTorch, "{name}");
@@ -43,6 +50,13 @@ fn tensors_may_share_a_storage() {
     assert_eq!(weights.tensor("scalar", &[]).unwrap(), [4.0]);
     assert!(weights.tensor("empty", &[0, 3]).unwrap().is_empty());
     assert_eq!(weights.parameters(), 4 + 2 + 1);
+}
+
+#[test]
+fn storages_without_an_archive_are_found_in_their_order() {
+    let weights = good("bare_two_storages.pth");
+    assert_eq!(weights.tensor("a", &[3]).unwrap(), [2.0, 3.0, 4.0]);
+    assert_eq!(weights.tensor("b", &[2]).unwrap(), [0.5, -1.0]);
 }
 
 #[test]

@@ -106,7 +106,10 @@ fn what_the_format_cannot_hold_is_refused_before_a_file_is_made() {
         (vec![tensor("a", DType::F32, &[usize::MAX, 2], &[])], "does not hold 0 elements"),
         (vec![tensor("a", DType::F32, &[], &[1.0]), tensor("a", DType::F32, &[], &[1.0])], "used twice"),
         (vec![tensor("__metadata__", DType::F32, &[], &[1.0])], "reserved"),
-        (vec![tensor("a", DType::I8, &[], &[1.0])], "wanted F32, F16 or BF16, found I8"),
+        (vec![tensor("a", DType::I8, &[], &[1.0])], "wanted F32, F16, BF16 or U8, found I8"),
+        (vec![tensor("a", DType::U8, &[2], &[255.0, 256.0])], "element 1, 256, is beyond the range of U8"),
+        (vec![tensor("a", DType::U8, &[1], &[-1.0])], "no whole number of U8"),
+        (vec![tensor("a", DType::U8, &[1], &[0.5])], "no whole number of U8"),
         (vec![tensor("a", DType::F16, &[2], &[1.0, -65520.0])], "element 1, -65520, is beyond the range of F16"),
         (vec![tensor("a", DType::BF16, &[1], &[f32::MAX])], "beyond the range of BF16"),
         (vec![tensor("a", DType::F32, &[2], &[1.0, f32::NAN])], "element 1 is NaN"),
@@ -117,6 +120,20 @@ fn what_the_format_cannot_hold_is_refused_before_a_file_is_made() {
         assert!(error.to_string().contains(wanted), "{error}");
     }
     assert!(entries(folder.path()).is_empty());
+}
+
+#[test]
+fn bytes_are_written_and_had_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.safetensors");
+    let all: Vec<f32> = (0..256).map(|byte| byte as f32).collect();
+    let tensors = [tensor("bytes", DType::U8, &[256], &all), tensor("a", DType::F32, &[1], &[1.0])];
+    save_safetensors(&path, &tensors, &BTreeMap::new()).unwrap();
+    let weights = Weights::open(&path).unwrap();
+    assert_eq!(weights.tensor("bytes", &[256]).unwrap(), all);
+    assert_eq!(*weights.bytes("bytes").unwrap(), *(0..=255).collect::<Vec<u8>>());
+    assert_eq!(*weights.bytes("a").unwrap(), 1f32.to_le_bytes());
+    assert!(weights.bytes("b").is_err());
 }
 
 #[test]

@@ -13,6 +13,13 @@ impl Portable {
     }
 }
 
+/// The condition itself. Compiling for relaxed-simd, LLVM 22 would make `relaxed_max` of a choice of the larger number, whose
+/// result for NaN is up to the host (see `wasm32.rs`), so there it may not look.
+#[inline(always)]
+fn unseen(condition: bool) -> bool {
+    if cfg!(target_feature = "relaxed-simd") { std::hint::black_box(condition) } else { condition }
+}
+
 impl Simd for Portable {
     const LANES: usize = 4;
     const REGISTERS: usize = 16;
@@ -87,11 +94,11 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {
-        self.zip(other, |a, b| if a > b { a } else { b })
+        self.zip(other, |a, b| if unseen(a > b) { a } else { b })
     }
     #[inline(always)]
     unsafe fn min(self, other: Self) -> Self {
-        self.zip(other, |a, b| if a < b { a } else { b })
+        self.zip(other, |a, b| if unseen(a < b) { a } else { b })
     }
     #[inline(always)]
     unsafe fn round(self) -> Self {
@@ -107,7 +114,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn select_lt(self, other: Self, yes: Self, no: Self) -> Self {
-        Portable(std::array::from_fn(|i| if self.0[i] < other.0[i] { yes.0[i] } else { no.0[i] }))
+        Portable(std::array::from_fn(|i| if unseen(self.0[i] < other.0[i]) { yes.0[i] } else { no.0[i] }))
     }
     #[inline(always)]
     unsafe fn sum(self) -> f32 {

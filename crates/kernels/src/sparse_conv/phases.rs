@@ -141,7 +141,7 @@ impl Phases {
                 match self.stride[1] {
                     1 => self.copy::<V>(input, out),
                     2 => self.split::<V>(input, out),
-                    _ => self.pick::<V>(input, out),
+                    _ => self.pick(input, out),
                 }
             }
         }
@@ -187,7 +187,7 @@ impl Phases {
 
     /// A row of a larger stride.
     #[inline(always)]
-    unsafe fn pick<V: Simd>(&self, input: *const f32, out: *mut f32) {
+    unsafe fn pick(&self, input: *const f32, out: *mut f32) {
         let (stride, left) = (self.stride[1], self.padding[1]);
         for phase in 0..stride {
             for i in 0..self.phase_len {
@@ -205,6 +205,7 @@ impl Phases {
     ///
     /// # Panics
     /// If a buffer is too short.
+    #[allow(clippy::too_many_arguments)]
     pub fn fill_planes(
         &self,
         isa: Isa,

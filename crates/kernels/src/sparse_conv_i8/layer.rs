@@ -20,6 +20,7 @@ const PIXELS: usize = 192;
 
 /// What a product reads.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one a layer
 pub enum Feed {
     /// Input planes as they are: a 1×1 kernel.
     Planes,

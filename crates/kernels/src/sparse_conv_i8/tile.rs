@@ -6,6 +6,9 @@
 //! once and multiplied by the quads of four outputs, each of them in all lanes. For the pixels that are left, and for
 //! fully-connected layers, four lanes are the outputs of a pixel: a quad of the input in four lanes meets a whole block.
 
+// One index goes through several arrays of registers.
+#![allow(clippy::needless_range_loop)]
+
 use super::packed::PackedConv;
 use super::vector::{Kernel, MAX_VECTOR, Vector, dispatch};
 use std::ops::Range;

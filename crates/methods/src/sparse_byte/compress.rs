@@ -43,8 +43,8 @@ pub fn compress(
         None => identity,
     };
     let rows = |layer: &Layer| spaces.channels(layer.id, &selection);
-    if blocks && options.allocation == Allocation::Energy {
-        balance(&mut layers, &shapes, &rows, options.sparsity);
+    if blocks && options.allocation != Allocation::Uniform {
+        allocate(&mut layers, &shapes, &rows, options.allocation, options.sparsity);
     }
     let kept: Vec<f64> = layers.iter().map(|layer| layer.kept(&rows(layer))).collect();
 
@@ -241,10 +241,15 @@ fn prune_scored(
     conv.pattern = job.pattern;
 }
 
-/// Spreads the sparsity so that all layers keep the same share of their scores and `1 − sparsity` of the multiplications
-/// remain.
-fn balance(layers: &mut [Layer], shapes: &[Shape], rows: &dyn Fn(&Layer) -> Vec<usize>, sparsity: f64) {
-    // What each layer keeps at 64 sparsities.
+/// Spreads the sparsity over the layers so that `1 − sparsity` of their multiplications remain, as `allocation` says.
+fn allocate(
+    layers: &mut [Layer],
+    shapes: &[Shape],
+    rows: &dyn Fn(&Layer) -> Vec<usize>,
+    allocation: Allocation,
+    sparsity: f64,
+) {
+    // What each layer keeps at so many sparsities.
     const STEPS: usize = 64;
     let curves: Vec<Vec<f64>> = layers
         .iter_mut()
@@ -258,23 +263,44 @@ fn balance(layers: &mut [Layer], shapes: &[Shape], rows: &dyn Fn(&Layer) -> Vec<
         })
         .collect();
     let work: Vec<f64> = layers.iter().map(|layer| (layer.scores.len() * shapes[layer.id].pixels()) as f64).collect();
-    // The highest sparsity at which a layer keeps this share, between two steps by interpolation.
-    let sparsity_at = |curve: &[f64], share: f64| -> f64 {
-        let Some(step) = curve.iter().position(|&kept| kept < share) else { return (STEPS - 1) as f64 / STEPS as f64 };
-        if step == 0 {
-            return 0.0;
+    let total = work.iter().sum::<f64>().max(1.0);
+    // Both ways have a number that lowers all sparsities as it rises: the share to keep, or how much of a share a part of all
+    // multiplications must be worth to be spared.
+    let at = |curve: &[f64], work: f64, level: f64| match allocation {
+        Allocation::Uniform => sparsity,
+        Allocation::Energy => last_above(curve, level) / STEPS as f64,
+        Allocation::Marginal => {
+            let price = (1.0 / level.max(1e-9) - 1.0) * work / total / STEPS as f64;
+            let losses: Vec<f64> = curve.windows(2).map(|pair| pair[0] - pair[1]).collect();
+            // Losses rise along the curve but for rounding, so that the first too large one ends it.
+            losses.iter().position(|&loss| loss > price).unwrap_or(losses.len()) as f64 / STEPS as f64
         }
-        let (high, low) = (curve[step - 1], curve[step]);
-        (step as f64 - 1.0 + (high - share) / (high - low).max(f64::MIN_POSITIVE)) / STEPS as f64
     };
     let (mut low, mut high) = (0.0, 1.0);
-    for _ in 0..40 {
-        let share = (low + high) / 2.0;
-        let gone: f64 = curves.iter().zip(&work).map(|(curve, work)| sparsity_at(curve, share) * work).sum();
-        if gone / work.iter().sum::<f64>().max(1.0) > sparsity { low = share } else { high = share }
+    let gone = |level: f64| -> f64 {
+        curves.iter().zip(&work).map(|(curve, &work)| at(curve, work, level) * work).sum::<f64>() / total
+    };
+    for _ in 0..60 {
+        let level = (low + high) / 2.0;
+        if gone(level) > sparsity { low = level } else { high = level }
     }
-    for (layer, curve) in layers.iter_mut().zip(&curves) {
-        layer.sparsity = sparsity_at(curve, low);
+    // Where the curves are steps, the two sides of the answer differ: what lies between is shared by all.
+    let (more, less) = (gone(low), gone(high));
+    let part = if more > less { ((sparsity - less) / (more - less)).clamp(0.0, 1.0) } else { 0.0 };
+    for ((layer, curve), &work) in layers.iter_mut().zip(&curves).zip(&work) {
+        layer.sparsity = at(curve, work, high) + part * (at(curve, work, low) - at(curve, work, high));
+    }
+}
+
+/// The last place on a falling curve, in steps and between two by interpolation, that is not below `level`.
+fn last_above(curve: &[f64], level: f64) -> f64 {
+    match curve.iter().position(|&kept| kept < level) {
+        None => (curve.len() - 1) as f64,
+        Some(0) => 0.0,
+        Some(step) => {
+            let (high, low) = (curve[step - 1], curve[step]);
+            step as f64 - 1.0 + (high - level) / (high - low).max(f64::MIN_POSITIVE)
+        }
     }
 }
 
@@ -370,7 +396,7 @@ mod tests {
         net.whole(f, 6);
         let network = net.finish();
         for taps in [Taps::Each, Taps::Together] {
-            for allocation in [Allocation::Uniform, Allocation::Energy] {
+            for allocation in [Allocation::Uniform, Allocation::Energy, Allocation::Marginal] {
                 let options = Options { taps, allocation, classifier: true, ..Default::default() };
                 let (pruned, report) = run(&network, &options).expect("runs");
                 let found =

@@ -69,6 +69,9 @@ pub enum Allocation {
     Uniform,
     /// Each layer keeps the same share of its score, and the network the wanted number of multiplications.
     Energy,
+    /// The network keeps the wanted number of multiplications, each where it costs the largest share of its layer's score:
+    /// the sum of the shares is the highest possible.
+    Marginal,
 }
 
 /// What a weight `w` that multiplies column `j` of its layer's input is worth. `G` is the covariance of the columns, with

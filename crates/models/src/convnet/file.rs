@@ -145,6 +145,8 @@ impl ConvNet {
         let description: Description = serde_json::from_str(description)
             .map_err(|error| bad(source, "", format!("has a description that cannot be read: {error}")))?;
 
+        // Before tensors are read, so that no tensor is read twice.
+        unique(source, description.nodes.iter().map(|node| &node.name))?;
         let mut expanded = Budget { sections: 0, weights: 0 };
         let nodes = description.nodes.into_iter().map(|node| {
             let NodeDescription { name, op, inputs, activation } = node;
@@ -171,10 +173,7 @@ pub(super) fn recognises(weights: &Weights) -> bool {
 
 /// What [`ConvNet::shapes`] leaves open.
 fn check(network: &ConvNet) -> Result<(), Error> {
-    let mut names = HashSet::new();
-    if let Some(node) = network.nodes.iter().find(|node| !names.insert(&node.name)) {
-        return Err(bad(&network.name, &node.name, "has the name of another".into()));
-    }
+    unique(&network.name, network.nodes.iter().map(|node| &node.name))?;
     let Preprocessing { mean, deviation, crop } = network.preprocessing;
     let possible = mean.iter().all(|mean| mean.is_finite())
         && deviation.iter().all(|deviation| deviation.is_finite() && *deviation != 0.0)
@@ -184,6 +183,14 @@ fn check(network: &ConvNet) -> Result<(), Error> {
         return Err(bad(&network.name, "", format!("has an impossible preprocessing, {:?}", network.preprocessing)));
     }
     network.quantization.as_ref().map_or(Ok(()), |quantization| quantization.check(network))
+}
+
+fn unique<'a>(network: &str, mut names: impl Iterator<Item = &'a String>) -> Result<(), Error> {
+    let mut seen = HashSet::new();
+    match names.find(|name| !seen.insert(*name)) {
+        Some(name) => Err(bad(network, name, "has the name of another".into())),
+        None => Ok(()),
+    }
 }
 
 /// What has been expanded out of sections so far.

@@ -118,7 +118,7 @@ impl TensorQuantization {
     }
 
     fn check(&self) -> Result<(), String> {
-        if !(self.scale.is_finite() && self.scale > 0.0) || !self.dtype.holds(self.zero_point) {
+        if !(self.scale.is_finite() && self.scale > 0.0 && self.dtype.holds(self.zero_point)) {
             return Err(format!("scale {} with zero point {}", self.scale, self.zero_point));
         }
         Ok(())

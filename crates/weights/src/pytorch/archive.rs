@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
-use super::View;
 use crate::Error;
 use crate::bytes::SharedBytes;
 use crate::error::{clip, printable};
@@ -35,7 +34,7 @@ pub(super) struct Archive<'f> {
 }
 
 /// An archive once its tensors are known.
-pub(crate) struct Checkpoint {
+pub(crate) struct Storages {
     zip: Zip,
     storages: Vec<Storage>,
 }
@@ -132,8 +131,8 @@ impl<'f> Archive<'f> {
         self.storages[storage].entry.size
     }
 
-    pub(super) fn into_checkpoint(self) -> Checkpoint {
-        Checkpoint { zip: self.zip, storages: self.storages }
+    pub(super) fn into_storages(self) -> Storages {
+        Storages { zip: self.zip, storages: self.storages }
     }
 
     fn index(&self, name: &str) -> Result<usize, Error> {
@@ -175,15 +174,10 @@ impl<'f> Archive<'f> {
     }
 }
 
-impl Checkpoint {
-    /// The bytes of the storage behind `view`; the first reading verifies its checksum.
-    pub(crate) fn read_storage<'a>(
-        &self,
-        file: &str,
-        bytes: &'a SharedBytes,
-        view: &View,
-    ) -> Result<Cow<'a, [u8]>, Error> {
-        let Some(Storage { entry, verified }) = self.storages.get(view.storage) else {
+impl Storages {
+    /// The bytes of a storage, by its index; the first reading verifies its checksum.
+    pub(super) fn read<'a>(&self, file: &str, bytes: &'a SharedBytes, storage: usize) -> Result<Cow<'a, [u8]>, Error> {
+        let Some(Storage { entry, verified }) = self.storages.get(storage) else {
             return Err(damaged(file, "archive", &"no such storage"));
         };
         // The clone shares the directory; it exists because reading wants a cursor of its own.

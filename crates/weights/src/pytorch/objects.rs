@@ -17,7 +17,7 @@ const MAX_RANK: usize = 32;
 pub(super) enum Value<'a> {
     /// None, a float, bytes, an integer beyond 64 bits, ...: may be there, is not looked into.
     Opaque,
-    Bool,
+    Bool(bool),
     Integer(i64),
     Text(&'a str),
     /// A tuple, list or set.
@@ -131,14 +131,18 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// A persistent id: `("storage", class, key, location, elements)`.
+    /// A persistent id: `("storage", class, key, location, elements)`, before version 1.6 with a sixth part: None, or what
+    /// the storage is a part of.
     pub(super) fn persistent(&mut self, id: Ref) -> Step {
         let Value::Sequence(id) = self.value(id) else {
             return bad("a persistent id that is no tuple");
         };
-        let &[kind, class, key, _, elements] = &id[..] else {
+        let (&[kind, class, key, _, elements] | &[kind, class, key, _, elements, _]) = &id[..] else {
             return bad(format!("a persistent id of {} parts, wanted 5", id.len()));
         };
+        if id.get(5).is_some_and(|&whole| !matches!(self.value(whole), Value::Opaque)) {
+            return bad("a storage that is a part of another");
+        }
         let (Value::Text("storage"), Value::Callable(Callable::Storage(dtype)), Value::Text(key)) =
             (self.value(kind), self.value(class), self.value(key))
         else {

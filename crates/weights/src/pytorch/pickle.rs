@@ -12,7 +12,7 @@
 
 use std::collections::HashMap;
 
-use super::objects::{Value, full_name};
+use super::objects::{StorageRef, Value, full_name};
 use crate::Error;
 
 /// The most values, and the highest memo number: about 100,000 tensors.
@@ -55,10 +55,15 @@ pub(super) fn bad<T>(reason: impl Into<String>) -> Step<T> {
 impl<'a> Machine<'a> {
     /// Runs the whole pickle.
     pub(super) fn run(file: &str, pickle: &'a [u8]) -> Result<Self, Error> {
+        Self::run_from(file, pickle, 0)
+    }
+
+    /// Runs the pickle that starts at this byte; others may come before and after.
+    pub(super) fn run_from(file: &str, pickle: &'a [u8], start: usize) -> Result<Self, Error> {
         let mut machine = Machine {
             pickle,
-            position: 0,
-            opcode_at: 0,
+            position: start,
+            opcode_at: start,
             values: Vec::new(),
             tensors: 0,
             stack: Vec::new(),
@@ -80,6 +85,16 @@ impl<'a> Machine<'a> {
                 }
             }
         }
+    }
+
+    /// The byte after the pickle.
+    pub(super) fn end(&self) -> usize {
+        self.position
+    }
+
+    /// All storages that the pickle mentions.
+    pub(super) fn storages(&self) -> impl Iterator<Item = &StorageRef<'a>> {
+        self.values.iter().filter_map(|value| if let Value::Storage(storage) = value { Some(storage) } else { None })
     }
 
     /// What the pickle is of.
@@ -118,7 +133,7 @@ impl<'a> Machine<'a> {
             }
             // Constants.
             b'N' => self.push(Value::Opaque)?,
-            0x88 | 0x89 => self.push(Value::Bool)?,
+            0x88 | 0x89 => self.push(Value::Bool(opcode == 0x88))?,
             b'J' => {
                 let value = i32::from_le_bytes(self.take_array()?);
                 self.push(Value::Integer(value.into()))?;

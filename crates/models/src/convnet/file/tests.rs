@@ -212,6 +212,7 @@ fn descriptions_that_lie_are_refused() {
         ("\\\"deviation\\\":[0.5", "\\\"deviation\\\":[0.0", "preprocessing"),
         ("\\\"op\\\":\\\"softmax\\\"", "\\\"op\\\":\\\"softmix\\\"", "cannot be read"),
         ("\\\"name\\\":\\\"depthwise_1\\\"", "\\\"name\\\":\\\"depthwise_2\\\"", "name of another"),
+        ("\\\"name\\\":\\\"softmax\\\"", "\\\"name\\\":\\\"pool\\\"", "name of another"),
         ("\\\"relu6\\\"", "\\\"gelu\\\"", "cannot be read"),
     ];
     for (from, to, wanted) in cases {

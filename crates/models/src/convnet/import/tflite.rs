@@ -14,8 +14,8 @@ use super::tflite_weights::{self, Order, Sides};
 use crate::Error;
 use crate::convnet::quantization::{NodeQuantization, Quantization};
 use crate::convnet::{
-    Activation, Conv, ConvNet, Depthwise, IntegerType, Node, NodeId, Op, Padding, Pattern, Preprocessing, Shape,
-    TensorQuantization, Window2d,
+    Activation, Conv, ConvNet, Depthwise, Node, NodeId, Op, Padding, Pattern, Preprocessing, Shape, TensorQuantization,
+    Window2d,
 };
 
 /// Weights that a network may have for each byte of its file, and [`MORE_WEIGHTS`] more: operators can share what a file
@@ -559,6 +559,5 @@ fn preprocessing(input: Option<TensorQuantization>) -> Preprocessing {
     let Some(input) = input else { return default };
     let (lowest, _) = input.dtype.range();
     let zero = input.zero_point - lowest;
-    debug_assert!(input.dtype != IntegerType::U8 || lowest == 0);
     Preprocessing { mean: [zero as f32 / 255.0; 3], deviation: [1.0 / (255.0 * input.scale); 3], ..default }
 }
