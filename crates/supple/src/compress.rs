@@ -1,7 +1,7 @@
 //! Making networks small and fast.
 //!
-//! [`sparse_byte`] prunes a classifier in small groups of weights and fits what is left on pictures of the kind that it is
-//! for; see [`supple_methods::sparse_byte`] for how.
+//! [`sparse_byte()`] prunes a classifier in small groups of weights and fits what is left on pictures of the kind that it is
+//! for; see [`mod@supple_methods::sparse_byte`] for how.
 
 use crate::classifier::prepare_planar;
 use crate::convnet::ConvNet;
