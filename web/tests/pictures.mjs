@@ -11,7 +11,7 @@ export function makePicture(width, height, { seed = 1, opaque = true } = {}) {
       random = (Math.imul(random, 1664525) + 1013904223) >>> 0;
       const edge = (x >> 3) % 2 === (y >> 4) % 2 ? 60 : 0;
       const noise = random >>> 28;
-      const alpha = opaque ? 255 : Math.max(0, 255 - Math.hypot(x - width / 2, y - height / 2) * 8);
+      const alpha = opaque ? 255 : Math.max(0, 255 - Math.hypot(x - width / 2, y - height / 2) * 12);
       rgba.set([x * 3 + edge + noise, y * 4 + edge, 255 - x - y + noise, alpha], (y * width + x) * 4);
     }
   }

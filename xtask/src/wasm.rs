@@ -1,5 +1,5 @@
-//! Compiling for WebAssembly: with rustup's standard library for the target where it is installed, else with Debian's
-//! toolchain, which builds it from source.
+//! Compiling for WebAssembly: with Debian's toolchain, which builds the standard library from source, for size; or, where
+//! there is none, with rustup's library for the target, which is larger.
 //!
 //! Builds that differ in instructions share the standard library and all crates that are not ours: what takes longest is
 //! built once, for the fewest features. To that end cargo calls this program instead of `rustc` for our crates, and it
@@ -8,7 +8,7 @@
 use crate::{command, output};
 use anyhow::{Context, bail};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Tells this program to compile in place of `rustc`, with these flags more.
@@ -26,19 +26,25 @@ pub fn cargo(arguments: &str, folder: &Path, name: &str, added: &str) -> anyhow:
     let sysroot = output("rustc", "--print sysroot")?;
     let libraries = Path::new(sysroot.trim()).join("lib/rustlib");
     let mut flags = vec![format!("-Ctarget-feature={FEATURES}")];
-    let mut cargo = if libraries.join(TARGET).is_dir() {
-        command(env!("CARGO"), &format!("{arguments} --locked --target {TARGET}"))
-    } else if output("rustup", "toolchain list")?.lines().any(|line| line.starts_with("debian")) {
+    // No names of this machine's folders in what is published.
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    if let Some(home) = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo"))) {
+        flags.push(format!("--remap-path-prefix={}=cargo", home.display()));
+    }
+    let mut cargo = if builds_library()? {
         // Debian's compiler has no linker for WebAssembly; rustup's serves both.
         let host = output("rustc", "-vV")?;
         let host = host.lines().find_map(|l| l.strip_prefix("host: ")).context("rustc -vV names no host")?;
         let linker = libraries.join(host).join("bin/rust-lld");
         flags.push("-Clinker-flavor=wasm-ld".into());
-        let mut cargo = debian_cargo(&format!("{arguments} --target {TARGET} -Zbuild-std=std,panic_abort"));
+        let library = "-Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size";
+        let mut cargo = debian_cargo(&format!("{arguments} --target {TARGET} {library}"));
         cargo.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
         cargo
+    } else if libraries.join(TARGET).is_dir() {
+        command(env!("CARGO"), &format!("{arguments} --locked --target {TARGET}"))
     } else {
-        bail!("no compiler for WebAssembly: `rustup target add {TARGET}`, or run .ci/setup-cross as root");
+        bail!("no compiler for WebAssembly: run .ci/setup-cross as root, or `rustup target add {TARGET}`");
     };
     cargo.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", flags.join(" "));
     // Cargo keeps results of compilers with different names apart.
@@ -48,6 +54,11 @@ pub fn cargo(arguments: &str, folder: &Path, name: &str, added: &str) -> anyhow:
     cargo.env("RUSTC_WORKSPACE_WRAPPER", compiler).env(ADDED, added);
     cargo.arg("--target-dir").arg(folder);
     Ok(cargo)
+}
+
+/// Whether the standard library is built from source, for size.
+fn builds_library() -> anyhow::Result<bool> {
+    Ok(output("rustup", "toolchain list")?.lines().any(|line| line.starts_with("debian")))
 }
 
 /// Compiles in place of `rustc`, if cargo has started this program for that: the arguments are the compiler and its own.

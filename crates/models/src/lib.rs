@@ -1,6 +1,7 @@
 //! Networks: one file each, one definition for training and inference.
 
 pub mod convnet;
+#[cfg(feature = "ditn")]
 pub mod ditn;
 pub mod efficientnet_lite;
 pub mod mobilenet;

@@ -1,5 +1,6 @@
 //! Finding out which network a checkpoint holds.
 
+#[cfg(feature = "ditn")]
 use crate::ditn::{self, Ditn};
 use crate::rlfn::{self, Rlfn};
 use crate::{Error, Precision, SuperResolution};
@@ -14,6 +15,7 @@ pub fn load(cpu: &Cpu, weights: &Weights, precision: Precision) -> Result<Box<dy
     if rlfn::recognises(weights) {
         return Ok(Box::new(Rlfn::load(cpu, weights, precision)?));
     }
+    #[cfg(feature = "ditn")]
     if ditn::recognises(weights) {
         return Ok(Box::new(Ditn::load(cpu, weights)?));
     }

@@ -6,8 +6,10 @@ use std::path::Path;
 /// Bytes of memory that this process may use: the machine's, or less if a control group says so.
 pub fn total() -> u64 {
     // WebAssembly has an address space of 4 GiB, part of which the program itself and its allocator take.
-    let unknown = if cfg!(target_arch = "wasm32") { 3 << 30 } else { 8 << 30 };
-    let machine = machine_memory().unwrap_or(unknown);
+    if cfg!(target_arch = "wasm32") {
+        return 3 << 30;
+    }
+    let machine = machine_memory().unwrap_or(8 << 30);
     group_limits().into_iter().fold(machine, u64::min)
 }
 

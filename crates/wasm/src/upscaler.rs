@@ -17,7 +17,7 @@ pub struct Upscaler {
 
 #[wasm_bindgen]
 impl Upscaler {
-    /// A network from the bytes of a model file: RLFN or DITN as `.safetensors`.
+    /// A network from the bytes of a model file: RLFN as `.safetensors`.
     #[wasm_bindgen(constructor)]
     pub fn new(model: &[u8]) -> Result<Upscaler, JsValue> {
         let options = UpscalerOptions { max_memory: Some(MEMORY), ..UpscalerOptions::default() };

@@ -24,6 +24,7 @@ mod winograd;
 
 use crate::pool::SendPtr;
 use crate::{Cpu, Isa, Rows, RowsMut};
+#[cfg(not(best_isa_only))]
 use depthwise::PackedDepthwise;
 use im2col::Im2col;
 pub use reference::conv2d_reference;
@@ -101,6 +102,7 @@ pub struct PackedConv {
 #[derive(Clone, Debug)]
 enum Way {
     Winograd(Winograd),
+    #[cfg(not(best_isa_only))]
     Depthwise(PackedDepthwise),
     Im2col(Im2col),
 }
@@ -136,6 +138,7 @@ impl PackedConv {
             };
         }
         check_arguments(shape, weights, bias);
+        #[cfg(not(best_isa_only))] // the other way does for the few of them
         if PackedDepthwise::takes(shape) {
             let ConvShape { kernel, dilation, padding, .. } = *shape;
             let packed = PackedDepthwise::pack(isa, shape.groups, kernel, dilation, padding, weights, bias);
@@ -163,6 +166,7 @@ impl PackedConv {
     pub fn scratch_len(&self, cpu: &Cpu) -> usize {
         let per_thread = match &self.way {
             Way::Winograd(w) => w.scratch_len(),
+            #[cfg(not(best_isa_only))]
             Way::Depthwise(_) => 0,
             Way::Im2col(w) => w.scratch_len(),
         };
@@ -174,7 +178,7 @@ impl PackedConv {
     pub fn row_step(&self) -> usize {
         match &self.way {
             Way::Winograd(w) => w.numerics().tile_side(),
-            Way::Depthwise(_) | Way::Im2col(_) => 1,
+            _ => 1,
         }
     }
 
@@ -207,6 +211,7 @@ impl PackedConv {
         assert!(rows.len() <= out.capacity(), "convolution: more rows than the output holds");
         let stride = match &self.way {
             Way::Winograd(w) => w.padded_in(),
+            #[cfg(not(best_isa_only))]
             Way::Depthwise(w) => w.padded_channels(),
             Way::Im2col(w) => w.in_stride(),
         };
@@ -220,6 +225,7 @@ impl PackedConv {
         let job = |out| Job { input, height, out: Out::new(out), rows: rows.clone(), slope, residual };
         match &self.way {
             Way::Winograd(w) => w.run(cpu, &job(out), scratch),
+            #[cfg(not(best_isa_only))]
             Way::Depthwise(w) => w.run(cpu, input, height, out, rows, slope, residual),
             Way::Im2col(w) => w.run(cpu, &job(out), scratch),
         }
@@ -228,6 +234,7 @@ impl PackedConv {
     fn isa(&self) -> Isa {
         match &self.way {
             Way::Winograd(w) => w.isa(),
+            #[cfg(not(best_isa_only))]
             Way::Depthwise(w) => w.isa(),
             Way::Im2col(w) => w.isa(),
         }

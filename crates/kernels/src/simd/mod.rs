@@ -159,8 +159,16 @@ pub unsafe fn dispatch_bf16<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
         // SAFETY: the CPU has the instructions, as was just asked; the caller vouches for the arguments.
         return unsafe { x86_64::run_avx512_bf16(kernel) };
     }
+    #[cfg(all(best_isa_only, target_arch = "wasm32"))]
+    {
+        let _ = (isa, kernel);
+        unreachable!("bf16 is never chosen where it is not fast");
+    }
     // SAFETY: the caller's promise.
-    unsafe { dispatch(isa, kernel) }
+    #[cfg(not(all(best_isa_only, target_arch = "wasm32")))]
+    unsafe {
+        dispatch(isa, kernel)
+    }
 }
 
 /// A computation that can be compiled for any instruction set.

@@ -170,7 +170,8 @@ impl Kernel for Depthwise<'_> {
     unsafe fn run<V: Simd>(self) {
         // SAFETY: the checks of `PlanarDepthwise::run` hold for every way on.
         unsafe {
-            if self.layer.phases.out_width() <= <V::Half as Simd>::LANES {
+            let half = <V::Half as Simd>::LANES;
+            if half < V::LANES && self.layer.phases.out_width() <= half {
                 self.by_kernel::<V::Half>();
             } else {
                 self.by_kernel::<V>();

@@ -14,6 +14,12 @@ pub fn default_block(isa: Isa) -> usize {
     }
 }
 
+/// The block size to pack blocks of `block` channels with. A block is as well several smaller ones: programs for which size
+/// counts have kernels for none that are larger than the usual.
+fn with_kernel(isa: Isa, block: usize) -> usize {
+    if cfg!(best_isa_only) { block.min(default_block(isa)) } else { block }
+}
+
 /// The weights of a convolution, packed for one instruction set; see the head of the module.
 #[derive(Clone, Debug)]
 pub struct PackedSparse {
@@ -45,6 +51,7 @@ impl PackedSparse {
     /// # Panics
     /// If the lengths do not fit, there are no channels, or `block` is not one of [`BLOCKS`].
     pub fn pack(isa: Isa, weights: &[f32], bias: &[f32], columns: usize, block: usize) -> PackedSparse {
+        let block = with_kernel(isa, block);
         let vectors = tiles::vectors(isa, block);
         PackedSparse::build(isa, weights, bias, columns, block, vectors, |entry| entry.iter().any(|&w| w != 0.0))
     }
@@ -54,6 +61,7 @@ impl PackedSparse {
     /// # Panics
     /// As [`pack`](Self::pack).
     pub fn pack_dense(isa: Isa, weights: &[f32], bias: &[f32], columns: usize, block: usize) -> PackedSparse {
+        let block = with_kernel(isa, block);
         PackedSparse::build(isa, weights, bias, columns, block, tiles::vectors(isa, block), |_| true)
     }
 

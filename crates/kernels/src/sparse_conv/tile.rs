@@ -115,9 +115,15 @@ impl Kernel for Multiply<'_> {
             match self.packed.block() {
                 1 => self.rows::<V, 1>(),
                 2 => self.rows::<V, 2>(),
+                #[cfg(not(best_isa_only))]
                 4 => self.rows::<V, 4>(),
+                #[cfg(best_isa_only)]
+                _ => self.rows::<V, 4>(),
+                #[cfg(not(best_isa_only))]
                 8 => self.rows::<V, 8>(),
+                #[cfg(not(best_isa_only))]
                 16 => self.rows::<V, 16>(),
+                #[cfg(not(best_isa_only))]
                 _ => self.rows::<V, 32>(),
             }
         }
@@ -201,7 +207,7 @@ impl Multiply<'_> {
             }
             while x < width {
                 let taken = (width - x).min(V::LANES);
-                if taken <= <V::Half as Simd>::LANES {
+                if const { <V::Half as Simd>::LANES < V::LANES } && taken <= <V::Half as Simd>::LANES {
                     self.tile::<V::Half, N, 1, B, false>(row, x, taken);
                 } else {
                     self.tile::<V, N, 1, B, false>(row, x, taken);

@@ -7,8 +7,10 @@ use std::path::Path;
 use supple_weights::Weights;
 use supple_weights::tflite::{self, Model};
 
+use crate::Error;
 use crate::convnet::{ConvNet, file};
-use crate::{Error, efficientnet_lite, mobilenet};
+#[cfg(feature = "pytorch")]
+use crate::{efficientnet_lite, mobilenet};
 
 /// Pixels a side of what a checkpoint's network takes: what all of them were published for.
 const RESOLUTION: usize = 224;
@@ -53,15 +55,20 @@ impl ConvNet {
     /// [`Error::UnknownConvNet`] if the names are those of no network known here; [`Error::Weights`] if a tensor is missing or has
     /// another shape.
     pub fn from_checkpoint(weights: &Weights, resolution: usize) -> Result<ConvNet, Error> {
-        if mobilenet::v1_recognises(weights) {
-            return mobilenet::v1_load(weights, resolution);
+        #[cfg(feature = "pytorch")]
+        {
+            if mobilenet::v1_recognises(weights) {
+                return mobilenet::v1_load(weights, resolution);
+            }
+            if mobilenet::v2_recognises(weights) {
+                return mobilenet::v2_load(weights, resolution);
+            }
+            if efficientnet_lite::lite0_recognises(weights) {
+                return efficientnet_lite::lite0_load(weights);
+            }
         }
-        if mobilenet::v2_recognises(weights) {
-            return mobilenet::v2_load(weights, resolution);
-        }
-        if efficientnet_lite::lite0_recognises(weights) {
-            return efficientnet_lite::lite0_load(weights);
-        }
+        #[cfg(not(feature = "pytorch"))]
+        let _ = resolution;
         let names: Vec<String> = weights.names().take(3).map(|name| format!("{name:.80?}")).collect();
         let found =
             if names.is_empty() { "no tensors".to_owned() } else { format!("tensors such as {}", names.join(", ")) };
