@@ -3,6 +3,7 @@
 use super::tiles::is_candidate;
 use super::{Offsets, PackedSparse};
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// What happens to a sum before it is stored.
@@ -334,6 +335,9 @@ impl Multiply<'_> {
     }
 
     /// Clamps, adds the residual, and stores `count` pixels of `channels` channels.
+    ///
+    /// Registers have no index that is known at run time only: sums of which some may be left out go through memory, else
+    /// they would be kept there while the columns pass.
     #[inline(always)]
     unsafe fn finish<V: Simd, const NV: usize, const B: usize>(
         &self,
@@ -344,18 +348,31 @@ impl Multiply<'_> {
         pixel: usize,
         count: usize,
     ) {
+        let plane = self.product.output_plane;
         // SAFETY: the checks of `multiply` cover `count` pixels of each of these channels, in the residual too.
         unsafe {
             let (low, high) = (V::splat(self.epilogue.range.0), V::splat(self.epilogue.range.1));
-            for (i, sums) in sums.iter().enumerate() {
-                if i >= channels {
-                    break;
+            if channels == B && count == NV * V::LANES && self.epilogue.residual.is_none() {
+                for (i, sums) in sums.iter().enumerate() {
+                    for (j, &sum) in sums.iter().enumerate() {
+                        // In this order NaN passes.
+                        high.min(low.max(sum)).store(output.add(channel + i * plane + j * V::LANES));
+                    }
                 }
-                let at = channel + i * self.product.output_plane;
+                return;
+            }
+            let mut clamped = MaybeUninit::<[[V; NV]; B]>::uninit();
+            let clamped = clamped.as_mut_ptr().cast::<f32>();
+            for (i, sums) in sums.iter().enumerate() {
                 for (j, &sum) in sums.iter().enumerate() {
+                    high.min(low.max(sum)).store(clamped.add((i * NV + j) * V::LANES));
+                }
+            }
+            for i in 0..channels {
+                for j in 0..NV {
                     let left = count - j * V::LANES;
-                    // In this order NaN passes.
-                    let mut value = high.min(low.max(sum));
+                    let at = channel + i * plane;
+                    let mut value = V::load(clamped.add((i * NV + j) * V::LANES));
                     if let Some((residual, (low, high))) = self.epilogue.residual {
                         let from = residual.as_ptr().add(at + pixel + j * V::LANES);
                         let other = if left >= V::LANES { V::load(from) } else { V::load_first(from, left) };
