@@ -27,7 +27,8 @@ pub fn check() -> anyhow::Result<()> {
         bail!("the cross toolchain is missing: run .ci/setup-cross as root first");
     }
     run(&mut cargo(&format!("check --release --target {ARM} -p supple")))?;
-    run(cargo(&format!("check --release --target {WASM} -p supple -Zbuild-std=std,panic_abort"))
+    let features = "--no-default-features --features files,bundled,ditn,pytorch"; // all but GPUs
+    run(cargo(&format!("check --release --target {WASM} -p supple {features} -Zbuild-std=std,panic_abort"))
         .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", "-C target-feature=+simd128"))?;
     arm()?;
     webassembly()

@@ -1,6 +1,7 @@
 //! Build chores of the workspace: `cargo xtask <command>`.
 
 mod cross;
+mod cuda;
 mod licences;
 #[cfg(feature = "web")]
 mod wasm;
@@ -17,6 +18,9 @@ usage: cargo xtask <command>
   licences   check the licence and the source of every crate in Cargo.lock
   cross      check that the library compiles for ARM and WebAssembly, and test the kernels on ARM under qemu and as
              WebAssembly in Node; run .ci/setup-cross as root first
+  cuda-toolchain
+             install NVIDIA's compiler into the cache folder, for machines without one; builds then have CUDA kernels
+  cuda       compile every CUDA kernel for one architecture, and check the Rust around them; needs no GPU
   web        build the npm package and the page in web/dist";
 
 fn main() -> anyhow::Result<()> {
@@ -26,6 +30,8 @@ fn main() -> anyhow::Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["licences"] => licences::check(),
         ["cross"] => cross::check(),
+        ["cuda-toolchain"] => cuda::toolchain().map(|_| ()),
+        ["cuda"] => cuda::check(),
         #[cfg(feature = "web")]
         ["web"] => web::build(),
         // What makes the bindings takes a minute to compile, so that only this chore brings it in.

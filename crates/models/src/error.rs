@@ -29,6 +29,12 @@ pub enum Error {
         /// What was found instead.
         found: String,
     },
+    /// A network that runs on the CPU only.
+    #[error("{network} does not run on the GPU yet")]
+    NotOnDevice {
+        /// Name of the network.
+        network: String,
+    },
     /// A picture that the network cannot take.
     #[error("{network} needs pictures of at least {min} pixels a side, got {width}x{height}")]
     TooSmall {

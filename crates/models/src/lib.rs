@@ -14,7 +14,7 @@ mod load;
 mod testing;
 
 pub use error::Error;
-pub use load::load;
+pub use load::{Placement, load, load_on};
 pub use super_resolution::{Sink, Source, SuperResolution, Window};
 
 /// How exact the arithmetic of a network has to be.

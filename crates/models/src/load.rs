@@ -4,8 +4,43 @@
 use crate::ditn::{self, Ditn};
 use crate::rlfn::{self, Rlfn};
 use crate::{Error, Precision, SuperResolution};
-use supple_tensor::Cpu;
+use supple_tensor::{Cpu, DType, Device};
 use supple_weights::Weights;
+
+/// Where a super-resolution network runs.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    /// A device that holds whole pictures; none for the CPU alone.
+    pub device: Option<Device>,
+    /// Whether the CPU stands in where the device cannot: for networks that it does not run, pictures beyond its memory, or
+    /// when it fails.
+    pub fall_back: bool,
+}
+
+/// Loads the super-resolution network in `weights` for a device, with activations in f16 unless `precision` is
+/// [`Precision::F32`].
+///
+/// # Errors
+/// As [`load`], if the device fails, or if the network does not run on it and the CPU may not stand in.
+pub fn load_on(
+    cpu: &Cpu,
+    placement: &Placement,
+    weights: &Weights,
+    precision: Precision,
+) -> Result<Box<dyn SuperResolution>, Error> {
+    let Some(device) = &placement.device else { return load(cpu, weights, precision) };
+    if rlfn::recognises(weights) {
+        let network = Rlfn::load(cpu, weights, precision)?;
+        let dtype = if precision == Precision::F32 { DType::F32 } else { DType::F16 };
+        match rlfn::RlfnOnDevice::load(network, device, dtype, weights, placement.fall_back) {
+            Ok(network) => return Ok(Box::new(network)),
+            Err(error) if !placement.fall_back => return Err(error),
+            Err(_) => return load(cpu, weights, precision),
+        }
+    }
+    let network = load(cpu, weights, precision)?;
+    if placement.fall_back { Ok(network) } else { Err(Error::NotOnDevice { network: network.name().into() }) }
+}
 
 /// Loads the super-resolution network in `weights`, packed for `cpu`.
 ///

@@ -1,6 +1,9 @@
-//! What computes: the instruction set and the threads that a caller asks for.
+//! What computes: the device, the instruction set and the threads that a caller asks for.
 
 use crate::{Cpu, Error, Isa};
+use std::fmt;
+use std::str::FromStr;
+use supple_models::Placement;
 
 /// The CPU with so many threads; with all that the machine offers if not given.
 ///
@@ -13,4 +16,79 @@ pub fn cpu(threads: Option<usize>) -> Result<Cpu, Error> {
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
     Ok(Cpu::new(Isa::from_env().map_err(Error::BadOption)?, threads))
+}
+
+/// Which device a caller asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first NVIDIA GPU if there is one, with the CPU standing in where it cannot; else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// NVIDIA GPU of this number, from 0, and nothing else.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<DeviceChoice, String> {
+        let number = text.strip_prefix("cuda:").map(str::parse);
+        match (text, number) {
+            ("auto", _) => Ok(DeviceChoice::Auto),
+            ("cpu", _) => Ok(DeviceChoice::Cpu),
+            ("cuda", _) => Ok(DeviceChoice::Cuda(0)),
+            (_, Some(Ok(ordinal))) => Ok(DeviceChoice::Cuda(ordinal)),
+            _ => Err("devices are auto, cpu, cuda and cuda:N".into()),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceChoice::Auto => f.write_str("auto"),
+            DeviceChoice::Cpu => f.write_str("cpu"),
+            DeviceChoice::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+/// The device that a choice means on this machine.
+///
+/// # Errors
+/// If a GPU is asked for and cannot be had.
+pub(crate) fn placement(choice: DeviceChoice) -> Result<Placement, Error> {
+    let cpu = Placement { device: None, fall_back: true };
+    match choice {
+        DeviceChoice::Cpu => Ok(cpu),
+        #[cfg(not(feature = "cuda"))]
+        DeviceChoice::Auto => Ok(cpu),
+        #[cfg(not(feature = "cuda"))]
+        DeviceChoice::Cuda(_) => Err(Error::BadOption("this build of supple knows no GPUs".into())),
+        #[cfg(feature = "cuda")]
+        DeviceChoice::Auto => Ok(gpu(0).map_or(cpu, |device| Placement { device: Some(device), fall_back: true })),
+        #[cfg(feature = "cuda")]
+        DeviceChoice::Cuda(ordinal) => {
+            let device = gpu(ordinal).map_err(supple_models::Error::from)?;
+            Ok(Placement { device: Some(device), fall_back: false })
+        }
+    }
+}
+
+/// A GPU, opened once: its kernels take a while to load.
+#[cfg(feature = "cuda")]
+fn gpu(ordinal: usize) -> Result<supple_tensor::Device, supple_tensor::Error> {
+    use std::collections::BTreeMap;
+    use std::sync::{Mutex, PoisonError};
+    use supple_tensor::Device;
+    static OPEN: Mutex<BTreeMap<usize, Device>> = Mutex::new(BTreeMap::new());
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(device) = open.get(&ordinal) {
+        return Ok(device.clone());
+    }
+    let device = Device::cuda(ordinal)?;
+    open.insert(ordinal, device.clone());
+    Ok(device)
 }

@@ -38,6 +38,7 @@ pub mod scale_plan;
 pub mod upscaler;
 
 pub use classifier::{Classifier, ClassifierOptions, Prediction};
+pub use compute::DeviceChoice;
 pub use error::Error;
 pub use picture::Picture;
 pub use scale_plan::{ScalePlan, enlarge};

@@ -31,6 +31,36 @@ pub(crate) struct Buffer {
     pool: BufferPool,
 }
 
+/// What holds the elements of a tensor.
+#[derive(Clone, Debug)]
+pub(crate) enum Storage {
+    /// Memory of the host.
+    Host(Buffer),
+    /// Memory of a GPU.
+    #[cfg(feature = "cuda")]
+    Cuda(Arc<supple_cuda::Memory>),
+}
+
+impl Storage {
+    /// Memory of the host; operators check first where their tensors live.
+    pub(crate) fn host(&self) -> &Buffer {
+        match self {
+            Storage::Host(buffer) => buffer,
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(_) => unreachable!("operators check where their tensors live"),
+        }
+    }
+
+    /// As [`host`](Self::host), to write.
+    pub(crate) fn host_mut(&mut self) -> &mut Buffer {
+        match self {
+            Storage::Host(buffer) => buffer,
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(_) => unreachable!("operators check where their tensors live"),
+        }
+    }
+}
+
 /// Buffers of at least this many floats are first asked for in a way that can fail without ending the process.
 const CAUTIOUS: usize = 1 << 20;
 

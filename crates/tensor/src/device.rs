@@ -6,13 +6,15 @@ use supple_kernels::{Cpu, Isa};
 
 /// Where tensors live and operators run. Cheap to clone.
 ///
-/// There is one kind today. CUDA GPUs will be a second variant, on `supple-cuda`: operators already dispatch on the
-/// device of their first argument, so each gains a branch and keeps its signature and its shape checks.
+/// Operators dispatch on the device of their first argument; those that a device lacks are [`Error::Device`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Device {
     /// The processor.
     Cpu(Arc<CpuDevice>),
+    /// An NVIDIA GPU.
+    #[cfg(feature = "cuda")]
+    Cuda(supple_cuda::Gpu),
 }
 
 /// The processor: an instruction set, threads, and the memory that tensors come from.
@@ -35,25 +37,55 @@ impl Device {
         Ok(Device::Cpu(Arc::new(CpuDevice { cpu, buffers: BufferPool::new() })))
     }
 
+    /// NVIDIA GPU number `ordinal`, from 0.
+    ///
+    /// # Errors
+    /// If there is no driver, no such GPU, or no kernel for it.
+    #[cfg(feature = "cuda")]
+    pub fn cuda(ordinal: usize) -> Result<Device, Error> {
+        Ok(Device::Cuda(supple_cuda::Gpu::new(ordinal)?))
+    }
+
     /// Whether both are the same device, not only alike.
     pub fn is_same(&self, other: &Device) -> bool {
         match (self, other) {
             (Device::Cpu(a), Device::Cpu(b)) => Arc::ptr_eq(a, b),
+            #[cfg(feature = "cuda")]
+            (Device::Cuda(a), Device::Cuda(b)) => a.is_same(b),
+            #[cfg(feature = "cuda")]
+            _ => false,
         }
     }
 
-    /// What kernels take.
+    /// The GPU, if it is one.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn gpu(&self) -> Result<&supple_cuda::Gpu, Error> {
+        match self {
+            Device::Cuda(gpu) => Ok(gpu),
+            Device::Cpu(_) => Err(Error::Device { op: "gpu", detail: "the tensor lies on the CPU" }),
+        }
+    }
+
+    /// The processor, if it is that; operators that a GPU lacks ask for it.
+    pub(crate) fn cpu_device(&self, op: &'static str) -> Result<&CpuDevice, Error> {
+        match self {
+            Device::Cpu(device) => Ok(device),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => {
+                Err(Error::Device { op, detail: "not available on the GPU; move the tensor to the CPU" })
+            }
+        }
+    }
+
+    /// What kernels take. For operators that have checked where their tensors live, by [`Tensor::to_rows`](crate::Tensor) or
+    /// otherwise.
     pub(crate) fn kernels(&self) -> &Cpu {
-        match self {
-            Device::Cpu(device) => &device.cpu,
-        }
+        &self.cpu_device("kernels").expect("checked by the operator").cpu
     }
 
-    /// The memory that its tensors come from.
-    pub fn buffers(&self) -> &BufferPool {
-        match self {
-            Device::Cpu(device) => &device.buffers,
-        }
+    /// The memory that its tensors come from, as for [`kernels`](Self::kernels).
+    pub(crate) fn buffers(&self) -> &BufferPool {
+        &self.cpu_device("buffers").expect("checked by the operator").buffers
     }
 }
 
@@ -61,5 +93,10 @@ impl CpuDevice {
     /// What kernels take.
     pub fn cpu(&self) -> &Cpu {
         &self.cpu
+    }
+
+    /// The memory that tensors come from.
+    pub fn buffers(&self) -> &BufferPool {
+        &self.buffers
     }
 }

@@ -38,6 +38,18 @@ pub enum Error {
         /// Shape asked for.
         shape: crate::Dims,
     },
+    /// An operator that the tensor's device does not have.
+    #[error("{op}: {detail}")]
+    Device {
+        /// Operator.
+        op: &'static str,
+        /// What is missing.
+        detail: &'static str,
+    },
+    /// The GPU refused or failed.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] supple_cuda::Error),
     /// An instruction set that this CPU lacks.
     #[error("this CPU offers {offered}, not {wanted}")]
     Isa {

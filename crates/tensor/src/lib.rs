@@ -10,12 +10,15 @@
 
 mod buffer;
 mod copy;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod device;
 mod dims;
 mod dtype;
 mod error;
 mod layout;
 pub mod ops;
+mod recorded;
 pub mod rows;
 mod tensor;
 
@@ -25,6 +28,7 @@ pub use dims::{Dims, MAX_RANK};
 pub use dtype::{DType, Element};
 pub use error::Error;
 pub use layout::{ALIGNMENT, Layout, RowLayout};
+pub use recorded::Recorded;
 pub use supple_kernels as kernels;
 pub use supple_kernels::{Cpu, Isa};
 pub use tensor::Tensor;

@@ -1,6 +1,6 @@
 //! The tensor: a shared buffer and a layout.
 
-use crate::buffer::Buffer;
+use crate::buffer::Storage;
 use crate::copy::{convert, copy_strided};
 use crate::dtype::with_element;
 use crate::error::refuse;
@@ -19,7 +19,7 @@ use std::fmt;
 /// ```
 #[derive(Clone)]
 pub struct Tensor {
-    buffer: Buffer,
+    buffer: Storage,
     layout: Layout,
     dtype: DType,
     device: Device,
@@ -36,7 +36,11 @@ impl Tensor {
             return refuse!("from_slice", "shape {shape:?} has {} elements, got {}", layout.elements(), values.len());
         }
         let mut tensor = Tensor::unspecified(device, layout, T::DTYPE)?;
-        tensor.write::<T>()[..values.len()].copy_from_slice(values);
+        match &tensor.buffer {
+            Storage::Host(_) => tensor.write::<T>()[..values.len()].copy_from_slice(values),
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(memory) => device.gpu()?.write(memory, 0, bytemuck::cast_slice(values))?,
+        }
         Ok(tensor)
     }
 
@@ -47,14 +51,23 @@ impl Tensor {
     pub fn zeros(device: &Device, shape: &[usize], dtype: DType) -> Result<Tensor, Error> {
         let mut tensor = Tensor::unspecified(device, Layout::contiguous(shape)?, dtype)?;
         // All element types have zero bytes for zero.
-        tensor.write::<u32>().fill(0);
+        match &tensor.buffer {
+            Storage::Host(_) => tensor.write::<u32>().fill(0),
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(memory) => device.gpu()?.clear(memory, 0, memory.bytes())?,
+        }
         Ok(tensor)
     }
 
     /// A tensor whose contents a kernel is about to write. The buffer reaches to the end of the last padded row.
     pub(crate) fn unspecified(device: &Device, layout: Layout, dtype: DType) -> Result<Tensor, Error> {
         let bytes = layout.extent() * dtype.size();
-        let buffer = device.buffers().take(bytes.div_ceil(4), layout.shape())?;
+        let buffer = match device {
+            Device::Cpu(device) => Storage::Host(device.buffers().take(bytes.div_ceil(4), layout.shape())?),
+            // The last row is padded too.
+            #[cfg(feature = "cuda")]
+            Device::Cuda(gpu) => Storage::Cuda(gpu.allocate(bytes + ALIGNMENT * dtype.size())?.into()),
+        };
         Ok(Tensor { buffer, layout, dtype, device: device.clone() })
     }
 
@@ -153,12 +166,22 @@ impl Tensor {
     }
 
     /// Elements of the buffer from the first of this tensor on.
-    fn reach(&self) -> usize {
-        with_element!(self.dtype, T => self.buffer.as_slice::<T>().len()) - self.layout.offset()
+    pub(crate) fn reach(&self) -> usize {
+        let elements = match &self.buffer {
+            Storage::Host(buffer) => with_element!(self.dtype, T => buffer.as_slice::<T>().len()),
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(memory) => memory.bytes() / self.dtype.size(),
+        };
+        elements - self.layout.offset()
     }
 
-    fn copied(&self, layout: Layout) -> Result<Tensor, Error> {
+    pub(crate) fn copied(&self, layout: Layout) -> Result<Tensor, Error> {
         let mut copy = Tensor::unspecified(&self.device, layout, self.dtype)?;
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(gpu) = &self.device {
+            crate::cuda::copy(gpu, self, &copy, &layout)?;
+            return Ok(copy);
+        }
         with_element!(self.dtype, T => {
             copy_strided(self.data::<T>(), &self.layout, copy.write::<T>(), &layout);
         });
@@ -172,6 +195,10 @@ impl Tensor {
     pub fn to_dtype(&self, dtype: DType) -> Result<Tensor, Error> {
         if dtype == self.dtype {
             return Ok(self.clone());
+        }
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(gpu) = &self.device {
+            return crate::cuda::convert(gpu, self, dtype);
         }
         let from = self.contiguous()?;
         let mut to = Tensor::unspecified(&self.device, Layout::contiguous(self.shape())?, dtype)?;
@@ -194,6 +221,13 @@ impl Tensor {
             return Err(Error::TooLarge { what: "to_vec", shape: *self.shape() });
         }
         values.resize(self.elements(), T::zeroed());
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(gpu) = &self.device {
+            let x = self.contiguous()?;
+            let Storage::Cuda(memory) = &x.buffer else { unreachable!("it lives on the GPU") };
+            gpu.download(memory, x.layout.offset() * self.dtype.size(), bytemuck::cast_slice_mut(&mut values))?;
+            return Ok(values);
+        }
         copy_strided(self.data::<T>(), &self.layout, &mut values, &layout);
         Ok(values)
     }
@@ -204,6 +238,7 @@ impl Tensor {
     /// If they are of another type than `T` or not contiguous.
     pub fn as_slice<T: Element>(&self) -> Result<&[T], Error> {
         self.expect_dtype("as_slice", T::DTYPE)?;
+        self.device.cpu_device("as_slice")?;
         if !self.layout.is_contiguous() {
             return refuse!("as_slice", "{:?} is not contiguous", self.layout);
         }
@@ -216,8 +251,9 @@ impl Tensor {
     /// If they are of another type than `T`, or a copy does not fit the memory.
     pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T], Error> {
         self.expect_dtype("as_mut_slice", T::DTYPE)?;
+        self.device.cpu_device("as_mut_slice")?;
         let layout = Layout::contiguous(self.shape())?;
-        if !self.layout.is_contiguous() || self.buffer.as_mut_slice::<T>().is_none() {
+        if !self.layout.is_contiguous() || self.buffer.host_mut().as_mut_slice::<T>().is_none() {
             *self = self.copied(layout)?;
         }
         let (start, len) = (self.layout.offset(), self.elements());
@@ -228,19 +264,40 @@ impl Tensor {
         if self.dtype == wanted { Ok(()) } else { Err(Error::DType { op, wanted, found: self.dtype }) }
     }
 
-    /// The buffer from the first element on, to its end.
+    /// The buffer from the first element on, to its end. For tensors on the CPU.
     pub(crate) fn data<T: Element>(&self) -> &[T] {
         debug_assert_eq!(self.dtype, T::DTYPE);
-        &self.buffer.as_slice()[self.layout.offset()..]
+        &self.buffer.host().as_slice()[self.layout.offset()..]
     }
 
-    /// The whole buffer of a tensor that was just made and is not shared.
+    /// The whole buffer of a tensor on the CPU that was just made and is not shared.
     pub(crate) fn write<T: bytemuck::Pod>(&mut self) -> &mut [T] {
-        self.buffer.as_mut_slice().expect("a new tensor is not shared")
+        self.buffer.host_mut().as_mut_slice().expect("a new tensor is not shared")
+    }
+
+    /// Its memory on the GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn memory(&self) -> Result<&supple_cuda::Memory, Error> {
+        match &self.buffer {
+            Storage::Cuda(memory) => Ok(memory),
+            Storage::Host(_) => Err(Error::Device { op: "memory", detail: "the tensor lies on the CPU" }),
+        }
+    }
+
+    /// The tensor on another device, or itself if it is there.
+    ///
+    /// # Errors
+    /// If the memory there is exhausted, or a GPU fails.
+    pub fn to_device(&self, device: &Device) -> Result<Tensor, Error> {
+        if self.device.is_same(device) {
+            return Ok(self.clone());
+        }
+        with_element!(self.dtype, T => Tensor::from_slice(device, &self.to_vec::<T>()?, self.shape()))
     }
 
     /// The tensor, copied if needed, such that it consists of rows of `f32`.
     pub(crate) fn to_rows(&self, op: &'static str) -> Result<(Tensor, RowLayout), Error> {
+        self.device.cpu_device(op)?;
         self.expect_dtype(op, DType::F32)?;
         if let Some(rows) = self.layout.rows() {
             return Ok((self.clone(), rows));

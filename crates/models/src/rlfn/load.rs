@@ -17,12 +17,12 @@ pub fn recognises(weights: &Weights) -> bool {
 }
 
 /// A convolution as it stands in a checkpoint.
-struct Layer {
-    weight: Vec<f32>,
-    bias: Vec<f32>,
+pub(super) struct Layer {
+    pub weight: Vec<f32>,
+    pub bias: Vec<f32>,
 }
 
-fn layer(weights: &Weights, name: &str, shape: [usize; 4]) -> Result<Layer, Error> {
+pub(super) fn layer(weights: &Weights, name: &str, shape: [usize; 4]) -> Result<Layer, Error> {
     Ok(Layer {
         weight: weights.tensor(&format!("{name}.weight"), &shape)?,
         bias: weights.tensor(&format!("{name}.bias"), &shape[..1])?,
@@ -30,12 +30,12 @@ fn layer(weights: &Weights, name: &str, shape: [usize; 4]) -> Result<Layer, Erro
 }
 
 /// The number of output channels of a convolution, read from its shape.
-fn outputs(weights: &Weights, name: &str) -> usize {
+pub(super) fn outputs(weights: &Weights, name: &str) -> usize {
     weights.info(&format!("{name}.weight")).and_then(|info| info.shape.first().copied()).unwrap_or(0)
 }
 
 /// `a · b` for row-major matrices of `m × k` and `k × n`, summed in `f64`.
-fn product(a: &[f32], b: &[f32], m: usize, k: usize, n: usize) -> Vec<f32> {
+pub(super) fn product(a: &[f32], b: &[f32], m: usize, k: usize, n: usize) -> Vec<f32> {
     let cell =
         |i: usize, j: usize| (0..k).map(|x| f64::from(a[i * k + x]) * f64::from(b[x * n + j])).sum::<f64>() as f32;
     (0..m * n).map(|at| cell(at / n, at % n)).collect()
@@ -147,7 +147,7 @@ fn load_block(
 }
 
 /// Divides by the range, and reorders channels from `[colour][sub-row][sub-column]` to `[sub-row][sub-column][colour]`.
-fn reorder_tail(tail: &Layer, scale: usize, range: f32) -> Layer {
+pub(super) fn reorder_tail(tail: &Layer, scale: usize, range: f32) -> Layer {
     let outputs = tail.bias.len();
     let per_output = tail.weight.len() / outputs;
     let source = |o: usize| (o % 3) * scale * scale + o / 3;

@@ -22,6 +22,7 @@
 //! Source: Kong et al., "Residual Local Feature Network for Efficient Super-Resolution", arXiv 2205.07514.
 
 mod load;
+mod on_device;
 mod pass;
 mod schedule;
 
@@ -33,6 +34,7 @@ use supple_tensor::kernels::conv::PackedConv;
 use supple_tensor::kernels::spatial_attention::Gate;
 
 pub use load::recognises;
+pub use on_device::RlfnOnDevice;
 
 /// Smallest side for which the attention's pooling has a window.
 const MIN_SIDE: usize = 15;

@@ -22,7 +22,7 @@ pub use options::UpscalerOptions;
 pub use progress::Progress;
 
 use crate::picture::Picture;
-use crate::{Cpu, Error, memory};
+use crate::{Cpu, Error, compute, memory};
 use bleed::Bleed;
 use canvas::{Canvas, Turn};
 use network::Origin;
@@ -84,7 +84,8 @@ impl Upscaler {
     pub fn from_bytes(name: &str, bytes: Vec<u8>, options: UpscalerOptions) -> Result<Upscaler, Error> {
         let cpu = options.cpu()?;
         let weights = Weights::from_bytes(name, bytes).map_err(supple_models::Error::from)?;
-        let network = supple_models::load(&cpu, &weights, options.precision)?.into();
+        let placement = compute::placement(options.device)?;
+        let network = supple_models::load_on(&cpu, &placement, &weights, options.precision)?.into();
         Ok(Upscaler { network, origin: Origin::Given, cpu, options })
     }
 
@@ -99,7 +100,7 @@ impl Upscaler {
 
     fn load(origin: Origin, options: UpscalerOptions) -> Result<Upscaler, Error> {
         let cpu = options.cpu()?;
-        let network = network::load(&cpu, &origin, options.precision)?.into();
+        let network = network::load(&cpu, &origin, options.precision, options.device)?.into();
         Ok(Upscaler { network, origin, cpu, options })
     }
 
@@ -111,8 +112,9 @@ impl Upscaler {
         if options.threads != self.options.threads {
             self.cpu = options.cpu()?;
         }
-        if options.precision != self.options.precision && self.origin != Origin::Given {
-            self.network = network::load(&self.cpu, &self.origin, options.precision)?.into();
+        let same = (options.precision, options.device) == (self.options.precision, self.options.device);
+        if !same && self.origin != Origin::Given {
+            self.network = network::load(&self.cpu, &self.origin, options.precision, options.device)?.into();
         }
         self.options = options;
         Ok(self)

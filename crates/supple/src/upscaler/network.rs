@@ -1,6 +1,6 @@
 //! Where networks come from.
 
-use crate::{Cpu, Error, models};
+use crate::{Cpu, DeviceChoice, Error, compute, models};
 use std::path::PathBuf;
 use supple_models::{Precision, SuperResolution};
 use supple_weights::Weights;
@@ -17,7 +17,12 @@ pub(super) enum Origin {
 }
 
 /// Reads weights and builds the network.
-pub(super) fn load(cpu: &Cpu, origin: &Origin, precision: Precision) -> Result<Box<dyn SuperResolution>, Error> {
+pub(super) fn load(
+    cpu: &Cpu,
+    origin: &Origin,
+    precision: Precision,
+    device: DeviceChoice,
+) -> Result<Box<dyn SuperResolution>, Error> {
     let weights = match origin {
         Origin::Bundled(scale) => {
             let (name, bytes) = models::bundled(*scale).ok_or_else(|| Error::UnknownModel {
@@ -29,5 +34,6 @@ pub(super) fn load(cpu: &Cpu, origin: &Origin, precision: Precision) -> Result<B
         Origin::File(path) => Weights::open(path),
         Origin::Given => return Err(Error::BadOption("a network that was given cannot be loaded again".into())),
     };
-    Ok(supple_models::load(cpu, &weights.map_err(supple_models::Error::from)?, precision)?)
+    let weights = weights.map_err(supple_models::Error::from)?;
+    Ok(supple_models::load_on(cpu, &compute::placement(device)?, &weights, precision)?)
 }

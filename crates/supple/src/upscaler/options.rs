@@ -1,6 +1,6 @@
 //! What a caller may choose.
 
-use crate::{Cpu, Error, compute};
+use crate::{Cpu, DeviceChoice, Error, compute};
 use supple_models::Precision;
 
 /// How to enlarge. The result depends on `precision`, `tta` and `wrap` only.
@@ -8,6 +8,8 @@ use supple_models::Precision;
 pub struct UpscalerOptions {
     /// How exact the arithmetic has to be.
     pub precision: Precision,
+    /// Where the network runs.
+    pub device: DeviceChoice,
     /// Threads; all that the machine offers if not given.
     pub threads: Option<usize>,
     /// Bytes that pictures and network together may take; if not given a quarter of the machine's memory, but no more

@@ -9,6 +9,10 @@ use supple_kernels::activation;
 /// # Errors
 /// If the elements are not `f32`.
 pub fn activate(x: &Tensor, how: Activation) -> Result<Tensor, Error> {
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = x.device() {
+        return crate::cuda::unary(gpu, "activation", how, 1.0, x);
+    }
     let (x, rows) = x.to_rows("activation")?;
     let (mut y, out) = output(x.device(), x.shape(), is_padded(&rows))?;
     let cpu = x.device().kernels();

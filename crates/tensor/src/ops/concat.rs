@@ -1,9 +1,11 @@
 //! Concatenation.
 
 use super::{is_padded, output, same_device};
+#[cfg(feature = "cuda")]
+use crate::Layout;
 use crate::copy::copy_strided;
 use crate::error::refuse;
-use crate::{DType, Error, Tensor};
+use crate::{DType, Device, Error, Tensor};
 
 /// Tensors one after the other along dimension `dim`.
 ///
@@ -18,10 +20,15 @@ pub fn concat(tensors: &[&Tensor], dim: usize) -> Result<Tensor, Error> {
     if dim >= shape.len() {
         return refuse!(OP, "no dimension {dim} in shape {shape:?}");
     }
-    first.expect_dtype(OP, DType::F32)?;
+    let dtype = match first.device() {
+        Device::Cpu(_) => DType::F32,
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => first.dtype(),
+    };
+    first.expect_dtype(OP, dtype)?;
     for tensor in rest {
         same_device(OP, first.device(), tensor.device())?;
-        tensor.expect_dtype(OP, DType::F32)?;
+        tensor.expect_dtype(OP, dtype)?;
         let fits = tensor.rank() == shape.len() && (0..shape.len()).all(|d| d == dim || tensor.shape()[d] == shape[d]);
         let total = shape[dim].checked_add(tensor.shape().get(dim).copied().unwrap_or(0));
         let (true, Some(total)) = (fits, total) else {
@@ -30,6 +37,17 @@ pub fn concat(tensors: &[&Tensor], dim: usize) -> Result<Tensor, Error> {
         shape[dim] = total;
     }
     let padded = first.layout().rows().is_some_and(|rows| is_padded(&rows));
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = first.device() {
+        let layout = if padded { Layout::padded(&shape)? } else { Layout::contiguous(&shape)? };
+        let (y, mut start) = (Tensor::unspecified(first.device(), layout, dtype)?, 0);
+        for tensor in tensors {
+            let len = tensor.shape()[dim];
+            crate::cuda::copy(gpu, tensor, &y, &layout.narrow(dim, start, len)?)?;
+            start += len;
+        }
+        return Ok(y);
+    }
     let (mut y, _) = output(first.device(), &shape, padded)?;
     let whole = *y.layout();
     let mut start = 0;

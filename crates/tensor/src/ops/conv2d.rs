@@ -13,7 +13,14 @@ const OP: &str = "conv2d";
 #[derive(Clone, Debug)]
 pub struct Conv2d {
     device: Device,
-    packed: PackedConv,
+    packed: Packed,
+}
+
+#[derive(Clone, Debug)]
+enum Packed {
+    Cpu(std::sync::Arc<PackedConv>),
+    #[cfg(feature = "cuda")]
+    Cuda(std::sync::Arc<crate::cuda::Conv>),
 }
 
 impl Conv2d {
@@ -29,13 +36,53 @@ impl Conv2d {
             let bias = bias.map(<[f32]>::len);
             return refuse!(OP, "{} weights and {bias:?} biases for {shape:?}", weight.len());
         }
-        let packed = PackedConv::pack(device.kernels().isa, &shape, weight, bias);
+        let packed = match device {
+            Device::Cpu(device) => Packed::Cpu(PackedConv::pack(device.cpu().isa, &shape, weight, bias).into()),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(gpu) => Packed::Cuda(crate::cuda::Conv::new(gpu, shape, weight, bias)?.into()),
+        };
         Ok(Conv2d { device: device.clone(), packed })
     }
 
     /// Its channels, kernel, stride and so on.
     pub fn shape(&self) -> &ConvShape {
-        self.packed.shape()
+        match &self.packed {
+            Packed::Cpu(packed) => packed.shape(),
+            #[cfg(feature = "cuda")]
+            Packed::Cuda(conv) => conv.shape(),
+        }
+    }
+
+    /// The weights on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_gpu(&self) -> Result<&crate::cuda::Conv, Error> {
+        match &self.packed {
+            Packed::Cuda(conv) => Ok(conv),
+            Packed::Cpu(_) => refuse!(OP, "operands live on different devices"),
+        }
+    }
+
+    /// `x * W + b` in f32, whatever elements `x` has, with a pixel shuffle by `factor`: channel `(r * factor + q) * c + i` becomes
+    /// channel `i` of sub-row `r` and sub-column `q`. (PyTorch's order is `(i * factor + r) * factor + q`.) The result,
+    /// `[n, h * factor, w * factor, c]`, has no gaps.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), or if the channels are no multiple of `factor²`.
+    pub fn forward_shuffled(&self, x: &Tensor, factor: usize) -> Result<Tensor, Error> {
+        let square = factor.checked_mul(factor).filter(|&s| s > 0 && self.shape().out_channels.is_multiple_of(s));
+        let Some(square) = square else {
+            return refuse!(OP, "the channels of {:?} are no multiple of {factor} squared", self.shape());
+        };
+        same_device(OP, &self.device, x.device())?;
+        #[cfg(feature = "cuda")]
+        if let Packed::Cuda(conv) = &self.packed {
+            return conv.forward_shuffled(x, factor);
+        }
+        let y = self.forward(x, Activation::Identity, None)?;
+        let &[n, height, width, channels] = &**y.shape() else { unreachable!("a convolution's result") };
+        let c = channels / square;
+        let split = y.contiguous()?.reshape(&[n, height, width, factor, factor, c])?;
+        split.transpose(2, 3)?.contiguous()?.reshape(&[n, height * factor, width * factor, c])
     }
 
     /// `activation(x * W + b) + residual` for `x` of shape `[n, h, w, in_channels]`; `residual` has the shape of the result.
@@ -44,6 +91,23 @@ impl Conv2d {
     /// If `x` is no image of that many channels or smaller than the kernel, or the residual has another shape.
     pub fn forward(&self, x: &Tensor, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor, Error> {
         same_device(OP, &self.device, x.device())?;
+        #[cfg(feature = "cuda")]
+        if let Packed::Cuda(conv) = &self.packed {
+            let image = crate::cuda::Image::new(OP, x)?.size;
+            let size = conv.shape().output_size(image.height, image.width);
+            let Some((height, width)) = size.filter(|_| image.channels == conv.shape().in_channels) else {
+                return refuse!(OP, "{:?} does not fit shape {:?}", conv.shape(), x.shape());
+            };
+            let shape = [image.n, height, width, conv.shape().out_channels];
+            if let Some(residual) = residual {
+                same_device(OP, &self.device, residual.device())?;
+                if **residual.shape() != shape {
+                    return refuse!(OP, "residual of shape {:?}, wants {shape:?}", residual.shape());
+                }
+                residual.expect_dtype(OP, x.dtype())?;
+            }
+            return conv.forward(x, [height, width], activation, residual);
+        }
         let (conv, image) = (self.shape(), Image::new(OP, x)?);
         let size = conv.output_size(image.height, image.width).filter(|_| image.channels == conv.in_channels);
         let Some((height, width)) = size else {
@@ -58,9 +122,11 @@ impl Conv2d {
             }
             Some(residual) => return refuse!(OP, "residual of shape {:?}, wants {shape:?}", residual.shape()),
         };
+        #[allow(irrefutable_let_patterns, reason = "there are GPUs with the feature `cuda`")]
+        let Packed::Cpu(packed) = &self.packed else { return refuse!(OP, "operands live on different devices") };
         let cpu = self.device.kernels();
         let mut y = new_image(&self.device, shape)?;
-        let floats = self.packed.scratch_len(cpu);
+        let floats = packed.scratch_len(cpu);
         let mut scratch = self.device.buffers().take(floats, &Dims::new(&[floats])?)?;
         let scratch = scratch.as_mut_slice().expect("a new buffer is not shared");
         let fused = activation.slope();
@@ -68,7 +134,7 @@ impl Conv2d {
             let slope = fused.unwrap_or(1.0);
             let residual = residual.as_ref().filter(|_| fused.is_some()).map(|(_, image)| image.rows(i));
             let (rows, mut out) = (image.rows(i), image_mut(&mut y, i));
-            self.packed.run(cpu, rows, image.height, &mut out, 0..height, slope, residual, scratch);
+            packed.run(cpu, rows, image.height, &mut out, 0..height, slope, residual, scratch);
         }
         if fused.is_some() {
             return Ok(y);

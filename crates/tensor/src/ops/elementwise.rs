@@ -29,6 +29,10 @@ pub fn mul(a: &Tensor, b: &Tensor) -> Result<Tensor, Error> {
 /// # Errors
 /// If the elements are not `f32`.
 pub fn scale(x: &Tensor, factor: f32) -> Result<Tensor, Error> {
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = x.device() {
+        return crate::cuda::unary(gpu, "scale", super::Activation::Identity, factor, x);
+    }
     let (x, rows) = x.to_rows("scale")?;
     let (mut y, out) = output(x.device(), x.shape(), is_padded(&rows))?;
     elementwise::scale(x.device().kernels(), factor, rows.rows, rows.len, x.data(), rows.stride, y.write(), out.stride);
@@ -38,6 +42,14 @@ pub fn scale(x: &Tensor, factor: f32) -> Result<Tensor, Error> {
 fn binary(op: &'static str, how: Binary, a: &Tensor, b: &Tensor) -> Result<Tensor, Error> {
     same_device(op, a.device(), b.device())?;
     let shape = common_shape(op, a.shape(), b.shape())?;
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = a.device() {
+        let how = match how {
+            Binary::Add => supple_cuda::elementwise::Binary::Add,
+            Binary::Mul => supple_cuda::elementwise::Binary::Mul,
+        };
+        return crate::cuda::binary(gpu, op, how, &a.broadcast_to(&shape)?, &b.broadcast_to(&shape)?);
+    }
     let (a, a_rows) = a.broadcast_to(&shape)?.to_rows(op)?;
     let (b, b_rows) = b.broadcast_to(&shape)?.to_rows(op)?;
     let (mut y, out) = output(a.device(), &shape, is_padded(&a_rows) || is_padded(&b_rows))?;

@@ -21,6 +21,7 @@ pub(super) struct Image {
 impl Image {
     /// The tensor as an image, copied if its layout requires that.
     pub fn new(op: &'static str, tensor: &Tensor) -> Result<Image, Error> {
+        tensor.device().cpu_device(op)?;
         tensor.expect_dtype(op, DType::F32)?;
         let &[n, height, width, channels] = &**tensor.shape() else {
             return refuse!(op, "wants an image [n, h, w, c], got shape {:?}", tensor.shape());
@@ -74,8 +75,12 @@ pub fn to_channels_last(x: &Tensor) -> Result<Tensor, Error> {
     let &[n, c, h, w] = &**x.shape() else {
         return refuse!("to_channels_last", "wants [n, c, h, w], got shape {:?}", x.shape());
     };
-    x.expect_dtype("to_channels_last", DType::F32)?;
     let layout = x.layout().transpose(1, 2)?.transpose(2, 3)?;
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(_) = x.device() {
+        return x.transpose(1, 2)?.transpose(2, 3)?.copied(Layout::padded(&[n, h, w, c])?);
+    }
+    x.expect_dtype("to_channels_last", DType::F32)?;
     let mut y = new_image(x.device(), [n, h, w, c])?;
     let to = *y.layout();
     if c % ALIGNMENT != 0 {
@@ -93,9 +98,13 @@ pub fn to_channels_first(x: &Tensor) -> Result<Tensor, Error> {
     let &[n, h, w, c] = &**x.shape() else {
         return refuse!("to_channels_first", "wants [n, h, w, c], got shape {:?}", x.shape());
     };
-    x.expect_dtype("to_channels_first", DType::F32)?;
     let layout = x.layout().transpose(2, 3)?.transpose(1, 2)?;
     let to = Layout::contiguous(&[n, c, h, w])?;
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(_) = x.device() {
+        return x.transpose(2, 3)?.transpose(1, 2)?.copied(to);
+    }
+    x.expect_dtype("to_channels_first", DType::F32)?;
     let mut y = Tensor::unspecified(x.device(), to, DType::F32)?;
     copy_strided(x.data::<f32>(), &layout, y.write::<f32>(), &to);
     Ok(y)

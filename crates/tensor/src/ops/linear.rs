@@ -14,9 +14,16 @@ const ROWS: usize = 168;
 #[derive(Clone, Debug)]
 pub struct Linear {
     device: Device,
-    packed: PackedMatrix,
-    /// Padded to whole vectors; empty for none.
-    bias: AlignedBuf,
+    packed: Packed,
+}
+
+#[derive(Clone, Debug)]
+enum Packed {
+    /// The bias is padded to whole vectors; empty for none.
+    Cpu(PackedMatrix, AlignedBuf),
+    /// A 1×1 convolution of an image of one row.
+    #[cfg(feature = "cuda")]
+    Cuda(std::sync::Arc<crate::cuda::Conv>),
 }
 
 impl Linear {
@@ -34,12 +41,18 @@ impl Linear {
             let bias = bias.map(<[f32]>::len);
             return refuse!("linear", "{} weights and {bias:?} biases for shape [{outputs}, {inputs}]", weight.len());
         }
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(gpu) = device {
+            let shape = super::ConvShape::same(inputs, outputs, 1);
+            let packed = Packed::Cuda(crate::cuda::Conv::new(gpu, shape, weight, bias)?.into());
+            return Ok(Linear { device: device.clone(), packed });
+        }
         let packed = PackedMatrix::pack(device.kernels().isa, inputs, outputs, |k, n| weight[n * inputs + k]);
         let mut padded = AlignedBuf::zeroed(bias.map_or(0, |_| packed.padded_columns()));
         if let Some(bias) = bias {
             padded[..outputs].copy_from_slice(bias);
         }
-        Ok(Linear { device: device.clone(), packed, bias: padded })
+        Ok(Linear { device: device.clone(), packed: Packed::Cpu(packed, padded) })
     }
 
     /// `activation(x · Wᵀ + b)` for `x` of shape `[.., inputs]`; the result `[.., outputs]` has padded rows.
@@ -48,26 +61,43 @@ impl Linear {
     /// If the last dimension of `x` is another, or its elements are not `f32`.
     pub fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor, Error> {
         same_device("linear", &self.device, x.device())?;
-        if x.shape().last() != Some(&self.packed.k()) {
-            return refuse!("linear", "wants [.., {}], got shape {:?}", self.packed.k(), x.shape());
+        let (inputs, outputs) = match &self.packed {
+            Packed::Cpu(packed, _) => (packed.k(), packed.n()),
+            #[cfg(feature = "cuda")]
+            Packed::Cuda(conv) => (conv.shape().in_channels, conv.shape().out_channels),
+        };
+        if x.shape().last() != Some(&inputs) {
+            return refuse!("linear", "wants [.., {inputs}], got shape {:?}", x.shape());
         }
-        let (x, rows) = x.to_rows("linear")?;
-        let (x, rows) = if rows.stride < rows.len { x.padded()?.to_rows("linear")? } else { (x, rows) };
         let mut shape = *x.shape();
         if let Some(last) = shape.last_mut() {
-            *last = self.packed.n();
+            *last = outputs;
         }
+        let (packed, bias) = match &self.packed {
+            Packed::Cpu(packed, bias) => (packed, bias),
+            #[cfg(feature = "cuda")]
+            Packed::Cuda(conv) => {
+                let rows = x.elements() / inputs.max(1);
+                if rows == 0 || outputs == 0 {
+                    return Tensor::unspecified(&self.device, crate::Layout::padded(&shape)?, x.dtype());
+                }
+                let image = x.reshape(&[1, 1, rows, inputs])?;
+                return conv.forward(&image, [1, rows], activation, None)?.reshape(&shape);
+            }
+        };
+        let (x, rows) = x.to_rows("linear")?;
+        let (x, rows) = if rows.stride < rows.len { x.padded()?.to_rows("linear")? } else { (x, rows) };
         let (mut y, out) = output(&self.device, &shape, true)?;
         if y.elements() == 0 {
             return Ok(y);
         }
         let (cpu, data) = (self.device.kernels(), x.data::<f32>());
-        let stride = self.packed.n().next_multiple_of(crate::ALIGNMENT);
-        let epilogue = Epilogue { bias: &self.bias, slope: activation.slope().unwrap_or(1.0), ..Epilogue::NONE };
+        let stride = packed.n().next_multiple_of(crate::ALIGNMENT);
+        let epilogue = Epilogue { bias, slope: activation.slope().unwrap_or(1.0), ..Epilogue::NONE };
         let to = &mut y.write::<f32>()[..out.rows * stride];
         cpu.pool.for_each_chunk(to, ROWS * stride, &|i, to| {
             let from = &data[i * ROWS * rows.stride..];
-            gemm(to.len() / stride, from, rows.stride, &self.packed, to, stride, &epilogue);
+            gemm(to.len() / stride, from, rows.stride, packed, to, stride, &epilogue);
         });
         if activation.slope().is_none() {
             activate_in_place(cpu, activation, out.rows, out.len, to, stride);

@@ -3,7 +3,7 @@
 use super::elementwise::common_shape;
 use super::{output, same_device};
 use crate::error::refuse;
-use crate::{DType, Dims, Error, MAX_RANK, Tensor};
+use crate::{DType, Device, Dims, Error, MAX_RANK, Tensor};
 use supple_kernels::matmul as kernel;
 
 /// `a · b` for `a` of shape `[.., m, k]` and `b` of shape `[.., k, n]`; leading dimensions of size 1, or missing ones,
@@ -14,8 +14,13 @@ use supple_kernels::matmul as kernel;
 pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor, Error> {
     const OP: &str = "matmul";
     same_device(OP, a.device(), b.device())?;
-    a.expect_dtype(OP, DType::F32)?;
-    b.expect_dtype(OP, DType::F32)?;
+    let dtype = match a.device() {
+        Device::Cpu(_) => DType::F32,
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => a.dtype(),
+    };
+    a.expect_dtype(OP, dtype)?;
+    b.expect_dtype(OP, dtype)?;
     let (&[ref a_batch @ .., m, k], &[ref b_batch @ .., b_k, n]) = (&**a.shape(), &**b.shape()) else {
         return refuse!(OP, "wants [.., m, k] and [.., k, n], got {:?} and {:?}", a.shape(), b.shape());
     };
@@ -30,6 +35,12 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor, Error> {
         Dims::new(&shape[..batch.len() + 2])
     };
     let (a, b) = (a.broadcast_to(&with(m, k)?)?.contiguous()?, b.broadcast_to(&with(k, n)?)?.contiguous()?);
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = a.device() {
+        let y = Tensor::unspecified(a.device(), crate::Layout::contiguous(&with(m, n)?)?, dtype)?;
+        crate::cuda::matmul(gpu, batch.iter().product(), [m, k, n], &a, &b, &y)?;
+        return Ok(y);
+    }
     let (mut y, _) = output(a.device(), &with(m, n)?, false)?;
     if y.elements() > 0 {
         let batch = batch.iter().product();

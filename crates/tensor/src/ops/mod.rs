@@ -1,6 +1,7 @@
 //! Operators: functions that check shapes and types, then dispatch to the kernels of their device.
 //!
-//! Operators compute in `f32` and refuse other element types: [`Tensor::to_dtype`](crate::Tensor::to_dtype) converts.
+//! Operators compute in `f32` and refuse other element types: [`Tensor::to_dtype`](crate::Tensor::to_dtype) converts. On a GPU
+//! they take `f16` and `bf16` too, with sums in `f32`.
 //! Those on images take `[n, h, w, c]`. Results whose rows were padded in the input stay padded. Weights are packed
 //! once, when a [`Conv2d`] or a [`Linear`] is made.
 
@@ -15,6 +16,7 @@ mod normalize;
 mod pixel_shuffle;
 mod pooling;
 mod resize;
+mod spatial_attention;
 
 pub use activation::{activate, gelu, leaky_relu, relu, sigmoid, tanh};
 pub use concat::concat;
@@ -27,6 +29,7 @@ pub use normalize::{l2_normalize, layer_norm, softmax};
 pub use pixel_shuffle::pixel_shuffle;
 pub use pooling::{avg_pool2d, max_pool2d};
 pub use resize::resize;
+pub use spatial_attention::{conv_chain, spatial_gate};
 pub use supple_kernels::activation::Activation;
 pub use supple_kernels::conv::ConvShape;
 pub use supple_kernels::resize::ResizeMode;
@@ -40,7 +43,7 @@ fn same_device(op: &'static str, a: &Device, b: &Device) -> Result<(), Error> {
 }
 
 /// Whether rows are padded as those of images are.
-fn is_padded(rows: &RowLayout) -> bool {
+pub(crate) fn is_padded(rows: &RowLayout) -> bool {
     rows.rows > 1 && rows.stride == rows.len.next_multiple_of(ALIGNMENT)
 }
 

@@ -10,6 +10,10 @@ use supple_kernels::normalize::{Normalization, normalize};
 /// # Errors
 /// If the elements are not `f32`.
 pub fn softmax(x: &Tensor) -> Result<Tensor, Error> {
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = x.device() {
+        return crate::cuda::normalize(gpu, "softmax", None, x);
+    }
     over_rows("softmax", x, Normalization::Softmax)
 }
 
@@ -18,6 +22,10 @@ pub fn softmax(x: &Tensor) -> Result<Tensor, Error> {
 /// # Errors
 /// If the elements are not `f32`.
 pub fn l2_normalize(x: &Tensor, epsilon: f32) -> Result<Tensor, Error> {
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = x.device() {
+        return crate::cuda::normalize(gpu, "l2_normalize", Some(epsilon), x);
+    }
     over_rows("l2_normalize", x, Normalization::L2 { epsilon })
 }
 
@@ -30,10 +38,16 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, epsilon: f32) -> R
     const OP: &str = "layer_norm";
     for vector in [weight, bias] {
         same_device(OP, x.device(), vector.device())?;
-        vector.expect_dtype(OP, DType::F32)?;
         if vector.rank() != 1 || x.shape().last() != vector.shape().last() {
             return refuse!(OP, "weight {:?} and bias {:?} do not fit {:?}", weight.shape(), bias.shape(), x.shape());
         }
+    }
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = x.device() {
+        return crate::cuda::layer_norm(gpu, x, weight, bias, epsilon);
+    }
+    for vector in [weight, bias] {
+        vector.expect_dtype(OP, DType::F32)?;
     }
     let (weight, bias) = (weight.contiguous()?, bias.contiguous()?);
     over_rows(OP, x, Normalization::Layer { weight: weight.as_slice()?, bias: bias.as_slice()?, epsilon })

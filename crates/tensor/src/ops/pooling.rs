@@ -23,6 +23,10 @@ pub fn avg_pool2d(x: &Tensor, kernel: [usize; 2], stride: [usize; 2], padding: [
 }
 
 fn pool2d(op: &'static str, x: &Tensor, pooling: Pooling) -> Result<Tensor, Error> {
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = x.device() {
+        return crate::cuda::pool2d(gpu, op, x, pooling);
+    }
     let image = Image::new(op, x)?;
     let Some((height, width)) = pooling.output_size(image.height, image.width) else {
         let Pooling { kernel, stride, padding, .. } = pooling;

@@ -10,6 +10,10 @@ use supple_kernels::resize::{self, ResizeMode};
 /// # Errors
 /// If the tensor is no image, or a side of the new size is zero.
 pub fn resize(x: &Tensor, mode: ResizeMode, [height, width]: [usize; 2]) -> Result<Tensor, Error> {
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = x.device() {
+        return crate::cuda::resize(gpu, x, mode, [height, width]);
+    }
     let image = Image::new("resize", x)?;
     if height == 0 || width == 0 {
         return refuse!("resize", "cannot resize {:?} to {height}x{width}", x.shape());

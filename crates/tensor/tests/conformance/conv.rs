@@ -43,7 +43,7 @@ fn cases() -> Vec<([usize; 3], ConvShape)> {
 }
 
 /// `x * W + b` in `f64`, `[n, h, w, c]`, and its height and width.
-fn reference(
+pub(crate) fn reference(
     [n, h, w]: [usize; 3],
     shape: &ConvShape,
     x: &[f32],

@@ -1,6 +1,6 @@
 //! Sums, products, multiples.
 
-use crate::{CHANNELS, check, devices, layouts, scaled_noise};
+use crate::{CHANNELS, check, devices, layouts, scaled_noise, tensor};
 use supple_tensor::ops;
 
 #[test]
@@ -54,8 +54,8 @@ fn operands_that_repeat() {
         let wanted: Vec<f64> =
             (0..shape.iter().product()).map(|at| pick(&a, a_shape, at) * pick(&b, b_shape, at)).collect();
         for (name, device) in devices() {
-            let a = supple_tensor::Tensor::from_slice(device, &a, a_shape).unwrap();
-            let b = supple_tensor::Tensor::from_slice(device, &b, b_shape).unwrap();
+            let a = tensor(device, &a, a_shape);
+            let b = tensor(device, &b, b_shape);
             let what = format!("mul {a_shape:?} {b_shape:?} {name}");
             check("elementwise", &what, ops::mul(&a, &b), shape, &wanted);
             check("elementwise", &what, ops::mul(&b, &a), shape, &wanted);

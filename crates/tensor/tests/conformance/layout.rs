@@ -61,9 +61,9 @@ fn concat() {
     }
 }
 
-fn layouts_or_empty(device: &supple_tensor::Device, values: &[f32], shape: &[usize]) -> Vec<supple_tensor::Tensor> {
+fn layouts_or_empty(device: &crate::Target, values: &[f32], shape: &[usize]) -> Vec<supple_tensor::Tensor> {
     if values.is_empty() {
-        return vec![supple_tensor::Tensor::from_slice(device, values, shape).unwrap(); 3];
+        return vec![crate::tensor(device, values, shape); 3];
     }
     layouts(device, values, shape)
 }

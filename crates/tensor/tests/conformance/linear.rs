@@ -1,6 +1,6 @@
 //! The linear layer and products of matrices.
 
-use crate::{check, devices, layouts, scaled_noise};
+use crate::{check, devices, layouts, scaled_noise, tensor};
 use supple_tensor::Tensor;
 use supple_tensor::ops::{self, Activation, Linear};
 
@@ -63,8 +63,8 @@ fn matmul() {
         let wanted_shared: Vec<f64> = (0..batch).flat_map(|i| product(&a[i * m * k..], &b)).collect();
         for (name, device) in devices() {
             let what = format!("{batch}x{m}x{k}x{n} {name}");
-            let a = Tensor::from_slice(device, &a, &[batch, m, k]).unwrap();
-            let b = Tensor::from_slice(device, &b, &[batch, k, n]).unwrap();
+            let a = tensor(device, &a, &[batch, m, k]);
+            let b = tensor(device, &b, &[batch, k, n]);
             check("matmul", &what, ops::matmul(&a, &b), &[batch, m, n], &wanted);
             // The same matrix for all, and a transposed view.
             let first = b.narrow(0, 0, 1).unwrap().reshape(&[k, n]).unwrap();

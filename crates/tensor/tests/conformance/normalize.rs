@@ -1,7 +1,7 @@
 //! Softmax, L2 normalisation, layer normalisation.
 
-use crate::{CHANNELS, check, devices, layouts, scaled_noise};
-use supple_tensor::{Tensor, ops};
+use crate::{CHANNELS, check, devices, layouts, scaled_noise, tensor};
+use supple_tensor::ops;
 
 #[test]
 fn normalisations_over_the_last_dimension() {
@@ -23,8 +23,8 @@ fn normalisations_over_the_last_dimension() {
                 layer.extend(row.iter().zip(affine).map(|(v, (w, b))| (v - mean) / deviation * w + b));
             }
             for (name, device) in devices() {
-                let weight = Tensor::from_slice(device, &weight, &[len]).unwrap();
-                let bias = Tensor::from_slice(device, &bias, &[len]).unwrap();
+                let weight = tensor(device, &weight, &[len]);
+                let bias = tensor(device, &bias, &[len]);
                 for x in layouts(device, &x, &shape) {
                     let what = |op: &str| format!("{op} {shape:?} {name}");
                     check("normalize", &what("softmax"), ops::softmax(&x), &shape, &softmax);

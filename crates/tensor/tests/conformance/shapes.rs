@@ -162,7 +162,12 @@ proptest! {
         prop_assert_eq!(&x.shape()[..], &model_shape[..]);
         prop_assert_eq!(x.to_vec::<i32>().unwrap(), model.clone());
         let contiguous = x.contiguous().unwrap();
-        prop_assert_eq!(contiguous.as_slice::<i32>().unwrap(), &model[..]);
+        prop_assert_eq!(contiguous.to_vec::<i32>().unwrap(), model.clone());
+        let is_cpu = matches!(device(), Device::Cpu(_));
+        match contiguous.as_slice::<i32>() {
+            Ok(values) => prop_assert_eq!(values, &model[..]),
+            Err(_) => prop_assert!(!is_cpu),
+        }
         prop_assert_eq!(x.padded().unwrap().to_vec::<i32>().unwrap(), model.clone());
         if model.len() % split == 0 {
             let y = x.reshape(&[split, model.len() / split]).unwrap();
@@ -173,8 +178,10 @@ proptest! {
             prop_assert_eq!(x.reshape(&merged).unwrap().to_vec::<i32>().unwrap(), model.clone());
         }
         let mut flat = x.clone();
-        flat.as_mut_slice::<i32>().unwrap().fill(-1);
-        prop_assert!(flat.to_vec::<i32>().unwrap().iter().all(|&v| v == -1));
+        if is_cpu {
+            flat.as_mut_slice::<i32>().unwrap().fill(-1);
+            prop_assert!(flat.to_vec::<i32>().unwrap().iter().all(|&v| v == -1));
+        }
         prop_assert_eq!(x.to_vec::<i32>().unwrap(), model, "a written copy is not shared");
     }
 
@@ -253,6 +260,8 @@ fn element_types_convert() {
     assert_eq!(brain[..6], [-300.0, -1.5, 0.0, 0.400_390_63, 1.0, 127.5]);
     for dtype in DType::ALL {
         assert_eq!(to(dtype).dtype(), dtype);
-        assert!(dtype == DType::F32 || matches!(ops::relu(&to(dtype)), Err(Error::DType { op: "activation", .. })));
+        let is_float = matches!(dtype, DType::F32 | DType::F16 | DType::BF16);
+        let computes = dtype == DType::F32 || (is_float && !matches!(device(), Device::Cpu(_)));
+        assert!(computes || matches!(ops::relu(&to(dtype)), Err(Error::DType { op: "activation", .. })));
     }
 }

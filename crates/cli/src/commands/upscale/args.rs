@@ -3,6 +3,7 @@
 use crate::size::{parse_bytes, parse_pixels};
 use clap::{ArgAction, ValueEnum};
 use std::path::PathBuf;
+use supple::DeviceChoice;
 use supple::picture::PictureFormat;
 
 const EXAMPLES: &str = "\
@@ -96,6 +97,10 @@ pub struct Args {
 /// How a network is run.
 #[derive(Debug, clap::Args)]
 pub struct Compute {
+    /// Where to run: auto (an NVIDIA GPU if there is one, and the CPU where that cannot), cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto, hide_default_value = true)]
+    pub device: DeviceChoice,
+
     /// Threads to use; 0: all
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = parse_threads)]
     pub threads: usize,

@@ -105,6 +105,7 @@ impl Compute {
     /// As the library wants it.
     pub fn options(&self) -> UpscalerOptions {
         UpscalerOptions {
+            device: self.device,
             precision: self.precision.into(),
             threads: Some(self.threads).filter(|&n| n > 0),
             max_memory: self.max_memory,

@@ -1,0 +1,442 @@
+//! Convolution of channels-last images, on weights packed once.
+
+use crate::error::refuse;
+use crate::launch::{Grid, arguments, variant};
+use crate::{DType, Elements, Error, Gpu, Image, ImageMut, Memory};
+use std::sync::Arc;
+
+/// What kind of convolution; pairs are height first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvShape {
+    /// Channels read.
+    pub in_channels: usize,
+    /// Channels written.
+    pub out_channels: usize,
+    /// Size of the kernel.
+    pub kernel: [usize; 2],
+    /// Step.
+    pub stride: [usize; 2],
+    /// Rows and columns of zeros on each side.
+    pub padding: [usize; 2],
+    /// Distance of kernel taps.
+    pub dilation: [usize; 2],
+    /// Channels are split into this many groups that do not see each other.
+    pub groups: usize,
+}
+
+impl ConvShape {
+    fn taps(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+
+    /// Height and width of the output; `None` if the kernel does not fit or something overflows.
+    fn output_size(&self, height: usize, width: usize) -> Option<[usize; 2]> {
+        let side = |i: usize, n: usize| {
+            let reach = self.dilation[i].checked_mul(self.kernel[i].checked_sub(1)?)?.checked_add(1)?;
+            let room = self.padding[i].checked_mul(2)?.checked_add(n)?.checked_sub(reach)?;
+            Some(room.checked_div(self.stride[i])? + 1)
+        };
+        Some([side(0, height)?, side(1, width)?])
+    }
+}
+
+/// Packed weights of a convolution, with its bias, on a GPU. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct PackedConv {
+    shape: ConvShape,
+    dtype: DType,
+    way: Way,
+    weights: Arc<Memory>,
+    bias: Arc<Memory>,
+}
+
+/// How it is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Tensor cores on a tile of the picture in shared memory.
+    Tile,
+    /// Tensor cores on operands gathered while loading.
+    Gather,
+    /// As `Gather`, in f32.
+    GatherF32,
+    /// One thread an output.
+    Direct,
+}
+
+/// [`ConvShape`] and sizes as the kernels take them.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Raw {
+    n: i32,
+    height: i32,
+    width: i32,
+    out_height: i32,
+    out_width: i32,
+    in_channels: i32,
+    out_channels: i32,
+    kernel: [i32; 2],
+    stride: [i32; 2],
+    padding: [i32; 2],
+    dilation: [i32; 2],
+    groups: i32,
+    x_stride: i64,
+    y_stride: i64,
+    residual_stride: i64,
+    slope: f32,
+    shuffle: i32,
+    y_is_f32: i32,
+}
+
+/// Two 1×1 convolutions that follow in registers.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Chain {
+    w2: u64,
+    bias2: u64,
+    w3: u64,
+    bias3: u64,
+    y3: u64,
+    y3_stride: i64,
+}
+
+/// What happens to a result as it is stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Epilogue<'a> {
+    /// Slope of a leaky ReLU: 1 for none, 0 for a ReLU.
+    pub slope: f32,
+    /// Added after the activation; as large as the result.
+    pub residual: Option<Image<'a>>,
+    /// Pixel shuffle by this factor, 1 for none: channel `(r * factor + q) * c + i` becomes channel `i` of sub-row `r` and
+    /// sub-column `q`.
+    pub shuffle: usize,
+}
+
+impl Epilogue<'_> {
+    /// Nothing.
+    pub const NONE: Epilogue<'static> = Epilogue { slope: 1.0, residual: None, shuffle: 1 };
+}
+
+/// Rows and columns of pixels that a block of the tiled kernel takes.
+const TILE: [usize; 2] = [8, 32];
+
+/// Bytes of shared memory that the tiled kernel wants.
+fn tile_bytes(in_channels: usize, out_tiles: usize) -> usize {
+    let chunks = in_channels.div_ceil(16);
+    9 * chunks * (out_tiles / 2) * 512 + (TILE[0] + 2) * (TILE[1] + 2) * (chunks * 16 + 8) * 2
+}
+
+impl PackedConv {
+    /// Packs `weight` (`[out][in / groups][height][width]`) and `bias` (`[out]`), both f32, for images of type `dtype`.
+    ///
+    /// # Errors
+    /// If the shape is not sensible, a slice is shorter than it says, the type is no float, or memory is exhausted.
+    pub fn pack(
+        gpu: &Gpu,
+        dtype: DType,
+        shape: ConvShape,
+        weight: Elements<'_>,
+        bias: Option<Elements<'_>>,
+    ) -> Result<PackedConv, Error> {
+        const KERNEL: &str = "pack_weights";
+        let parts = [shape.kernel, shape.stride, shape.dilation];
+        let sensible = parts.iter().flatten().all(|&n| n > 0 && n < 1 << 15)
+            && shape.padding.iter().all(|&n| n < 1 << 15)
+            && [shape.in_channels, shape.out_channels].iter().all(|&n| n > 0 && n < 1 << 24)
+            && shape.groups > 0
+            && shape.in_channels.is_multiple_of(shape.groups)
+            && shape.out_channels.is_multiple_of(shape.groups);
+        if !sensible || weight.dtype() != DType::F32 || bias.is_some_and(|bias| bias.dtype() != DType::F32) {
+            return refuse!(KERNEL, "{shape:?} is not sensible, or weights are not f32");
+        }
+        let fan_in = shape.in_channels / shape.groups * shape.taps();
+        weight.check(KERNEL, "the weight", fan_in.checked_mul(shape.out_channels))?;
+        if let Some(bias) = bias {
+            bias.check(KERNEL, "the bias", Some(shape.out_channels))?;
+        }
+        let dense = shape.groups == 1;
+        let small = matches!(dtype, DType::F16 | DType::BF16);
+        let same3 =
+            shape.kernel == [3; 2] && shape.padding == [1; 2] && shape.stride == [1; 2] && shape.dilation == [1; 2];
+        let fits = tile_bytes(shape.in_channels, out_tiles(shape.out_channels)) <= gpu.shared_memory();
+        let way = match dtype {
+            _ if dense && small && same3 && shape.in_channels <= 64 && shape.out_channels <= 64 && fits => Way::Tile,
+            _ if dense && small => Way::Gather,
+            DType::F32 if dense && shape.out_channels > 4 => Way::GatherF32,
+            DType::F32 | DType::F16 | DType::BF16 => Way::Direct,
+            _ => return refuse!(KERNEL, "wants floats, got {dtype:?}"),
+        };
+        let own_bias = gpu.allocate(shape.out_channels * 4)?;
+        match bias {
+            Some(bias) => {
+                let to = crate::ElementsMut::new(&own_bias, 0, DType::F32);
+                crate::copy::strided(gpu, &[shape.out_channels], (bias, &[1]), (to, &[1]))?;
+            }
+            None => gpu.clear(&own_bias, 0, shape.out_channels * 4)?,
+        }
+        let (taps, describe) = (shape.taps(), || format!("{shape:?}"));
+        let [fan, outputs, taps_i] = [shape.in_channels / shape.groups, shape.out_channels, taps].map(|n| n as i32);
+        let from = weight.pointer();
+        let weights = match way {
+            Way::Tile | Way::Gather => {
+                let pairs = match way {
+                    Way::Tile => out_tiles(shape.out_channels) / 2,
+                    _ => shape.out_channels.div_ceil(16),
+                };
+                let elements = taps * shape.in_channels.div_ceil(16) * pairs * 256;
+                let packed = gpu.allocate(elements * 2)?;
+                let kernel = if dtype == DType::F16 { "pack_weights_f16" } else { "pack_weights_bf16" };
+                let (pairs, transposed, to) = (pairs as i32, 0i32, packed.pointer());
+                let arguments = arguments![fan, outputs, taps_i, pairs, transposed, from, to];
+                // SAFETY: the kernel takes these types, reads the weight that was checked and writes `elements` elements.
+                unsafe { gpu.launch(kernel, Grid::flat(elements), arguments, &describe)? };
+                packed
+            }
+            Way::GatherF32 | Way::Direct => {
+                let padded =
+                    if way == Way::Direct { shape.out_channels } else { shape.out_channels.next_multiple_of(64) };
+                let elements = fan as usize * taps * padded;
+                let turned = gpu.allocate(elements * 4)?;
+                let (padded, to) = (padded as i32, turned.pointer());
+                let arguments = arguments![fan, outputs, padded, taps_i, from, to];
+                // SAFETY: the kernel takes these types, reads the weight that was checked and writes `elements` elements.
+                unsafe { gpu.launch("turn_weights", Grid::flat(elements), arguments, &describe)? };
+                turned
+            }
+        };
+        Ok(PackedConv { shape, dtype, way, weights: Arc::new(weights), bias: Arc::new(own_bias) })
+    }
+
+    /// Its channels, kernel, stride and so on.
+    pub fn shape(&self) -> &ConvShape {
+        &self.shape
+    }
+
+    /// Type of the images that it takes.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// `y = leaky(conv(x)) + residual`. `y` is of the weights' type, or f32 whatever that is.
+    ///
+    /// # Errors
+    /// If sizes do not fit each other, or something does not lie within its memory.
+    pub fn run(&self, gpu: &Gpu, x: Image<'_>, y: ImageMut<'_>, epilogue: &Epilogue<'_>) -> Result<(), Error> {
+        let raw = self.check(&x, &y, epilogue)?;
+        let describe = || format!("{:?} on {:?}", self.shape, x.size);
+        let residual = epilogue.residual.map_or(0, |image| image.elements.pointer());
+        let [from, weights, bias, to] =
+            [x.elements.pointer(), self.weights.pointer(), self.bias.pointer(), y.elements.0.pointer()];
+        let pixels = raw.n as usize * raw.out_height as usize * raw.out_width as usize;
+        if pixels == 0 {
+            return Ok(());
+        }
+        match self.way {
+            Way::Tile => {
+                let (kernel, grid) = self.tile_grid(&raw, false);
+                // SAFETY: the kernel takes these types; images and residual were checked to lie in their memory, weights and bias
+                // were packed for this kernel.
+                unsafe { gpu.launch(kernel, grid, arguments![raw, from, weights, bias, residual, to], &describe) }
+            }
+            Way::Gather => {
+                let kernel = if self.dtype == DType::F16 { "conv_gather_f16" } else { "conv_gather_bf16" };
+                let pairs = self.shape.out_channels.div_ceil(16);
+                let grid = Grid { blocks: [pixels.div_ceil(128), pairs.div_ceil(4), 1], threads: 256, shared: 0 };
+                let pairs = pairs as i32;
+                // SAFETY: as above.
+                unsafe {
+                    gpu.launch(kernel, grid, arguments![raw, pairs, from, weights, bias, residual, to], &describe)
+                }
+            }
+            Way::GatherF32 => {
+                let padded = self.shape.out_channels.next_multiple_of(64);
+                let grid = Grid { blocks: [pixels.div_ceil(64), padded / 64, 1], threads: 256, shared: 0 };
+                let padded = padded as i32;
+                let arguments = arguments![raw, padded, from, weights, bias, residual, to];
+                // SAFETY: as above.
+                unsafe { gpu.launch("conv_gather_f32", grid, arguments, &describe) }
+            }
+            Way::Direct => {
+                let Some(kernel) = variant!(self.dtype, "conv_direct") else {
+                    return refuse!("conv", "wants floats, got {:?}", self.dtype);
+                };
+                let grid = Grid::flat(pixels.saturating_mul(self.shape.out_channels));
+                // SAFETY: as above.
+                unsafe { gpu.launch(kernel, grid, arguments![raw, from, weights, bias, residual, to], &describe) }
+            }
+        }
+    }
+
+    /// Whether [`run_chain`](Self::run_chain) takes `second` and `third`: 1×1 convolutions, the second with as many outputs as
+    /// this 3×3 one, the third with 16.
+    pub fn can_chain(&self, second: &PackedConv, third: &PackedConv) -> bool {
+        let point = |conv: &PackedConv, out: usize| {
+            let shape = conv.shape;
+            conv.way == Way::Gather
+                && conv.dtype == self.dtype
+                && (shape.in_channels, shape.out_channels) == (self.shape.out_channels, out)
+                && shape.kernel == [1; 2]
+                && shape.stride == [1; 2]
+                && shape.padding == [0; 2]
+        };
+        self.way == Way::Tile
+            && out_tiles(self.shape.out_channels) / 2 == self.shape.out_channels.div_ceil(16)
+            && point(second, self.shape.out_channels)
+            && point(third, 16)
+    }
+
+    /// `y = second(leaky(conv(x)) + residual)` and `z = third(y)`, without storing what lies between.
+    ///
+    /// # Errors
+    /// If [`can_chain`](Self::can_chain) says no, sizes do not fit each other, or something does not lie within its memory.
+    pub fn run_chain(
+        &self,
+        gpu: &Gpu,
+        x: Image<'_>,
+        epilogue: &Epilogue<'_>,
+        (second, y): (&PackedConv, ImageMut<'_>),
+        (third, z): (&PackedConv, ImageMut<'_>),
+    ) -> Result<(), Error> {
+        const KERNEL: &str = "conv_chain";
+        let raw = self.check(&x, &y, epilogue)?;
+        z.check(KERNEL, "the second result", 2)?;
+        let same = [z.size.n, z.size.height, z.size.width] == [y.size.n, y.size.height, y.size.width];
+        let even = z.size.stride.is_multiple_of(2) && z.elements.0.is_aligned(4);
+        let types = z.dtype() == self.dtype && y.dtype() == self.dtype;
+        if !self.can_chain(second, third) || !same || !even || !types || z.size.channels != 16 || epilogue.shuffle != 1
+        {
+            return refuse!(KERNEL, "{:?}, {:?} and {:?} do not chain", self.shape, second.shape, third.shape);
+        }
+        if y.size.pixels() == Some(0) {
+            return Ok(());
+        }
+        let chain = Chain {
+            w2: second.weights.pointer(),
+            bias2: second.bias.pointer(),
+            w3: third.weights.pointer(),
+            bias3: third.bias.pointer(),
+            y3: z.elements.0.pointer(),
+            y3_stride: z.size.stride as i64,
+        };
+        let residual = epilogue.residual.map_or(0, |image| image.elements.pointer());
+        let [from, weights, bias, to] =
+            [x.elements.pointer(), self.weights.pointer(), self.bias.pointer(), y.elements.0.pointer()];
+        let (kernel, grid) = self.tile_grid(&raw, true);
+        let describe = || format!("{:?} on {:?}", self.shape, x.size);
+        // SAFETY: the kernel takes these types; images and residual were checked to lie in their memory, weights and biases were
+        // packed for it.
+        unsafe { gpu.launch(kernel, grid, arguments![raw, from, weights, bias, residual, to, chain], &describe) }
+    }
+
+    fn tile_grid(&self, raw: &Raw, chain: bool) -> (&'static str, Grid) {
+        let tiles = out_tiles(self.shape.out_channels);
+        let kernel = match (self.dtype == DType::F16, chain, tiles) {
+            (true, false, 2) => "conv_tile_2_f16",
+            (true, false, 4) => "conv_tile_4_f16",
+            (true, false, 6) => "conv_tile_6_f16",
+            (true, false, _) => "conv_tile_8_f16",
+            (false, false, 2) => "conv_tile_2_bf16",
+            (false, false, 4) => "conv_tile_4_bf16",
+            (false, false, 6) => "conv_tile_6_bf16",
+            (false, false, _) => "conv_tile_8_bf16",
+            (true, true, 2) => "conv_chain_2_f16",
+            (true, true, 4) => "conv_chain_4_f16",
+            (true, true, 6) => "conv_chain_6_f16",
+            (true, true, _) => "conv_chain_8_f16",
+            (false, true, 2) => "conv_chain_2_bf16",
+            (false, true, 4) => "conv_chain_4_bf16",
+            (false, true, 6) => "conv_chain_6_bf16",
+            (false, true, _) => "conv_chain_8_bf16",
+        };
+        let blocks =
+            [(raw.out_width as usize).div_ceil(TILE[1]), (raw.out_height as usize).div_ceil(TILE[0]), raw.n as usize];
+        (kernel, Grid { blocks, threads: 256, shared: tile_bytes(self.shape.in_channels, tiles) })
+    }
+
+    fn check(&self, x: &Image<'_>, y: &ImageMut<'_>, epilogue: &Epilogue<'_>) -> Result<Raw, Error> {
+        const KERNEL: &str = "conv";
+        let shape = &self.shape;
+        let Some([height, width]) = shape.output_size(x.size.height, x.size.width) else {
+            return refuse!(KERNEL, "{shape:?} does not fit {:?}", x.size);
+        };
+        let half = self.dtype.size() == 2;
+        // The tensor-core kernels read whole vectors and write pairs.
+        let (round_x, round_y) = if half { (8, 2) } else { (1, 1) };
+        x.check(KERNEL, "the input", if x.size.stride.is_multiple_of(8) { round_x } else { 1 })?;
+        y.check(KERNEL, "the result", round_y)?;
+        let factor = epilogue.shuffle;
+        let colours = factor.checked_mul(factor).filter(|&s| s > 0 && shape.out_channels.is_multiple_of(s));
+        let wanted = colours.and_then(|square| {
+            Some([x.size.n, height.checked_mul(factor)?, width.checked_mul(factor)?, shape.out_channels / square])
+        });
+        let found = [y.size.n, y.size.height, y.size.width, y.size.channels];
+        if x.size.channels != shape.in_channels || wanted != Some(found) {
+            return refuse!(KERNEL, "{shape:?}, shuffled by {factor}: {:?} to {:?}", x.size, y.size);
+        }
+        if x.dtype() != self.dtype || (y.dtype() != self.dtype && y.dtype() != DType::F32) {
+            return refuse!(KERNEL, "packed for {:?}, got {:?} to {:?}", self.dtype, x.dtype(), y.dtype());
+        }
+        if let Some(residual) = &epilogue.residual {
+            residual.check(KERNEL, "the residual", round_y)?;
+            let size = residual.size;
+            let even = !half || (size.stride.is_multiple_of(2) && residual.elements.is_aligned(4));
+            if [size.n, size.height, size.width, size.channels] != [x.size.n, height, width, shape.out_channels]
+                || residual.dtype() != self.dtype
+                || factor != 1
+                || !even
+            {
+                return refuse!(KERNEL, "the residual {size:?} does not fit {:?}", y.size);
+            }
+        }
+        let aligned = x.elements.is_aligned(16) && x.size.stride.is_multiple_of(8);
+        let tensor_cores = matches!(self.way, Way::Tile | Way::Gather);
+        let pairs =
+            factor > 1 || y.dtype() == DType::F32 || (y.size.stride.is_multiple_of(2) && y.elements.0.is_aligned(4));
+        if tensor_cores && !(aligned && pairs) {
+            return refuse!(KERNEL, "wants pixels at multiples of 16 bytes, got {:?} and {:?}", x.size, y.size);
+        }
+        if x.size.n > 65535 || height > TILE[0] * 65535 {
+            return refuse!(KERNEL, "{:?} is too large", x.size);
+        }
+        let pair = |p: [usize; 2]| p.map(|n| n as i32);
+        Ok(Raw {
+            n: x.size.n as i32,
+            height: x.size.height as i32,
+            width: x.size.width as i32,
+            out_height: height as i32,
+            out_width: width as i32,
+            in_channels: shape.in_channels as i32,
+            out_channels: shape.out_channels as i32,
+            kernel: pair(shape.kernel),
+            stride: pair(shape.stride),
+            padding: pair(shape.padding),
+            dilation: pair(shape.dilation),
+            groups: shape.groups as i32,
+            x_stride: x.size.stride as i64,
+            y_stride: y.size.stride as i64,
+            residual_stride: epilogue.residual.map_or(0, |image| image.size.stride as i64),
+            slope: epilogue.slope,
+            shuffle: factor as i32,
+            y_is_f32: i32::from(y.dtype() == DType::F32),
+        })
+    }
+
+    /// Address of the packed weights.
+    pub(crate) fn weights(&self) -> u64 {
+        self.weights.pointer()
+    }
+
+    /// Address of the bias.
+    pub(crate) fn bias(&self) -> u64 {
+        self.bias.pointer()
+    }
+
+    /// Whether the weights are packed for the tensor cores, as a product with 16 × `out` weights.
+    pub(crate) fn is_pointwise16(&self) -> bool {
+        self.way == Way::Gather && self.shape.in_channels == 16 && self.shape.kernel == [1; 2]
+    }
+}
+
+/// Tiles of 8 output channels, an even number.
+fn out_tiles(out_channels: usize) -> usize {
+    out_channels.div_ceil(16) * 2
+}

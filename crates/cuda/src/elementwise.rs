@@ -1,0 +1,184 @@
+//! Sums, products and activations, element by element, over rows.
+
+use crate::error::refuse;
+use crate::launch::{Grid, arguments, variant};
+use crate::{DType, Elements, ElementsMut, Error, Gpu};
+
+/// Rows of adjacent elements: how many, how long, and how far apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// Number of rows.
+    pub rows: usize,
+    /// Elements of a row.
+    pub len: usize,
+    /// Elements from one row to the next; 0 repeats one row (of what is read).
+    pub stride: usize,
+}
+
+impl Rows {
+    /// Elements from the first to the last, gaps included; `None` if that overflows.
+    pub(crate) fn extent(&self) -> Option<usize> {
+        if self.rows == 0 || self.len == 0 {
+            return Some(0);
+        }
+        (self.rows - 1).checked_mul(self.stride)?.checked_add(self.len)
+    }
+}
+
+/// How two elements become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binary {
+    /// `a + b`.
+    Add,
+    /// `a - b`.
+    Sub,
+    /// `a * b`.
+    Mul,
+    /// `a / b`.
+    Div,
+}
+
+/// What is applied to an element.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Activation {
+    /// Nothing.
+    Identity,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x` where positive, else `slope * x`.
+    LeakyRelu(f32),
+    /// `1 / (1 + e^-x)`.
+    Sigmoid,
+    /// The hyperbolic tangent.
+    Tanh,
+    /// `x * Φ(x)`, with the error function.
+    Gelu,
+}
+
+impl Activation {
+    fn code(self) -> (i32, f32) {
+        match self {
+            Activation::Identity => (0, 0.0),
+            Activation::Relu => (1, 0.0),
+            Activation::LeakyRelu(slope) => (2, slope),
+            Activation::Sigmoid => (3, 0.0),
+            Activation::Tanh => (4, 0.0),
+            Activation::Gelu => (5, 0.0),
+        }
+    }
+}
+
+/// `rows`, `len` and the strides of two operands and the result, as the kernels take them.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Layout {
+    rows: i64,
+    len: i64,
+    a_stride: i64,
+    b_stride: i64,
+    out_stride: i64,
+}
+
+/// `out = how(a, b)`, or `factor` and an activation of `a` if there is no `b`: what both launchers share.
+fn layout(
+    kernel: &'static str,
+    [rows, len]: [usize; 2],
+    a: (Elements<'_>, usize),
+    b: Option<(Elements<'_>, usize)>,
+    out: (ElementsMut<'_>, usize),
+) -> Result<(Layout, bool, Grid), Error> {
+    let dtype = a.0.dtype();
+    if out.0.0.dtype() != dtype || b.is_some_and(|b| b.0.dtype() != dtype) {
+        return refuse!(kernel, "operands of different element types");
+    }
+    let extent = |stride| Rows { rows, len, stride }.extent();
+    a.0.check(kernel, "the first operand", extent(a.1))?;
+    if let Some(b) = b {
+        b.0.check(kernel, "the second operand", extent(b.1))?;
+    }
+    out.0.0.check(kernel, "the result", extent(out.1))?;
+    if rows > 1 && out.1 < len {
+        return refuse!(kernel, "rows of {len} elements, {} apart, overlap", out.1);
+    }
+    let (b_stride, mut shape) = (b.map_or(a.1, |b| b.1), (rows, len));
+    // Rows without gaps are one long row.
+    if a.1 == len && b_stride == len && out.1 == len && rows > 0 {
+        shape = (1, rows * len);
+    }
+    let per_access = 16 / dtype.size();
+    let fits = |elements: Elements<'_>, stride: usize| {
+        elements.is_aligned(16) && (shape.0 <= 1 || stride.is_multiple_of(per_access))
+    };
+    let wide = shape.1.is_multiple_of(per_access)
+        && fits(a.0, a.1)
+        && b.is_none_or(|b| fits(b.0, b.1))
+        && fits(out.0.0, out.1);
+    let layout = Layout {
+        rows: shape.0 as i64,
+        len: shape.1 as i64,
+        a_stride: a.1 as i64,
+        b_stride: b_stride as i64,
+        out_stride: out.1 as i64,
+    };
+    Ok((layout, wide, Grid::flat(rows * len / if wide { per_access } else { 1 })))
+}
+
+/// `out = how(a, b)` for `rows` rows of `len` elements of one floating-point type. Each operand comes with its stride; one of
+/// 0 repeats its first row.
+///
+/// # Errors
+/// If the types differ or are no floats, or something does not lie within its memory.
+pub fn binary(
+    gpu: &Gpu,
+    how: Binary,
+    shape: [usize; 2],
+    a: (Elements<'_>, usize),
+    b: (Elements<'_>, usize),
+    out: (ElementsMut<'_>, usize),
+) -> Result<(), Error> {
+    let Some(kernel) = variant!(a.0.dtype(), "binary") else {
+        return refuse!("binary", "wants floats, got {:?}", a.0.dtype());
+    };
+    let (layout, wide, grid) = layout(kernel, shape, a, Some(b), out)?;
+    if shape.contains(&0) {
+        return Ok(());
+    }
+    let (how, wide) = (how as i32, i32::from(wide));
+    let pointers = [a.0.pointer(), b.0.pointer(), out.0.0.pointer()];
+    let describe = || format!("{shape:?}");
+    // SAFETY: the kernel takes these types; the rows were checked to lie in their memory, and access is aligned where it is wide.
+    unsafe { gpu.launch(kernel, grid, arguments![how, wide, layout, pointers[0], pointers[1], pointers[2]], &describe) }
+}
+
+/// `out = activation(factor * x)` for `rows` rows of `len` elements of a floating-point type; operands come with their strides.
+///
+/// # Errors
+/// If the types differ or are no floats, or something does not lie within its memory.
+pub fn unary(
+    gpu: &Gpu,
+    activation: Activation,
+    factor: f32,
+    shape: [usize; 2],
+    x: (Elements<'_>, usize),
+    out: (ElementsMut<'_>, usize),
+) -> Result<(), Error> {
+    let Some(kernel) = variant!(x.0.dtype(), "unary") else {
+        return refuse!("unary", "wants floats, got {:?}", x.0.dtype());
+    };
+    let (layout, wide, grid) = layout(kernel, shape, x, None, out)?;
+    if shape.contains(&0) {
+        return Ok(());
+    }
+    let ((code, slope), wide) = (activation.code(), i32::from(wide));
+    let pointers = [x.0.pointer(), out.0.0.pointer()];
+    let describe = || format!("{activation:?} of {shape:?}");
+    // SAFETY: the kernel takes these types; the rows were checked to lie in their memory, and access is aligned where it is wide.
+    unsafe {
+        gpu.launch(kernel, grid, arguments![code, slope, factor, wide, layout, pointers[0], pointers[1]], &describe)
+    }
+}
+
+/// Whether kernels compute with this type.
+pub fn is_float(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
+}

@@ -1,0 +1,33 @@
+//! What an NVIDIA GPU can do: kernels written in CUDA C++ (`kernels/*.cu`), and launchers that run them on device memory.
+//!
+//! * [`Gpu`] – a device with its stream, its kernels and its memory;
+//! * [`Memory`] – device memory that goes back to the GPU's pool when dropped; [`Elements`] – a typed place in it;
+//! * one module a family of kernels ([`elementwise`], [`conv`], [`pooling`], ...): functions that check every shape against
+//!   the memory it is said to lie in, and launch.
+//!
+//! Work is queued on one stream in the order of the calls; only [`Gpu::download`] and [`Gpu::synchronize`] wait. The driver and
+//! cuBLASLt are opened at run time: a program with this crate in it starts on machines without either.
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("CUDA needs a 64-bit host");
+
+pub mod conv;
+pub mod copy;
+pub mod elementwise;
+mod error;
+mod gpu;
+mod graph;
+mod image;
+mod launch;
+pub mod matmul;
+mod memory;
+pub mod normalize;
+pub mod pooling;
+pub mod resize;
+pub mod spatial_attention;
+
+pub use error::Error;
+pub use gpu::Gpu;
+pub use graph::Graph;
+pub use image::{Image, ImageMut, ImageSize};
+pub use memory::{DType, Elements, ElementsMut, Memory, Pinned};

@@ -1,0 +1,362 @@
+//! Operators on NVIDIA GPUs: shapes are checked as on the CPU, kernels and launchers are `supple-cuda`'s.
+//!
+//! Elements are f32, f16 or bf16; sums are in f32.
+
+use crate::error::refuse;
+use crate::ops::{Activation, ConvShape, ResizeMode};
+use crate::{ALIGNMENT, DType, Error, Layout, RowLayout, Tensor};
+use std::sync::OnceLock;
+use supple_cuda as cuda;
+use supple_cuda::elementwise::Binary;
+use supple_cuda::{Elements, ElementsMut, Gpu, ImageSize, Memory};
+use supple_kernels::pooling::{Pooling, PoolingKind};
+
+/// Element types as the launchers call them.
+fn dtype_of(dtype: DType) -> cuda::DType {
+    match dtype {
+        DType::F32 => cuda::DType::F32,
+        DType::F16 => cuda::DType::F16,
+        DType::BF16 => cuda::DType::BF16,
+        DType::I8 => cuda::DType::I8,
+        DType::U8 => cuda::DType::U8,
+        DType::I32 => cuda::DType::I32,
+        DType::U32 => cuda::DType::U32,
+    }
+}
+
+fn activation_of(activation: Activation) -> cuda::elementwise::Activation {
+    use cuda::elementwise::Activation as To;
+    match activation {
+        Activation::Identity => To::Identity,
+        Activation::Relu => To::Relu,
+        Activation::LeakyRelu(slope) => To::LeakyRelu(slope),
+        Activation::Sigmoid => To::Sigmoid,
+        Activation::Tanh => To::Tanh,
+        Activation::Gelu => To::Gelu,
+    }
+}
+
+/// The elements of a tensor, to read.
+fn read(x: &Tensor) -> Result<Elements<'_>, Error> {
+    Ok(Elements::new(x.memory()?, x.layout().offset(), dtype_of(x.dtype())))
+}
+
+/// The elements of a tensor that was just made, to write.
+fn write(y: &Tensor) -> Result<ElementsMut<'_>, Error> {
+    Ok(ElementsMut::new(y.memory()?, y.layout().offset(), dtype_of(y.dtype())))
+}
+
+/// Copies `from` into the buffer of `to`, laid out as `layout`.
+pub(crate) fn copy(gpu: &Gpu, from: &Tensor, to: &Tensor, layout: &Layout) -> Result<(), Error> {
+    let target = ElementsMut::new(to.memory()?, layout.offset(), dtype_of(to.dtype()));
+    Ok(cuda::copy::strided(gpu, from.shape(), (read(from)?, from.layout().strides()), (target, layout.strides()))?)
+}
+
+/// The tensor with elements of another type.
+pub(crate) fn convert(gpu: &Gpu, x: &Tensor, dtype: DType) -> Result<Tensor, Error> {
+    // Padding is converted along, so that images stay as they are.
+    let padded = x.layout().rows().filter(crate::ops::is_padded);
+    let x = if padded.is_some() { x.clone() } else { x.contiguous()? };
+    let layout = if padded.is_some() { Layout::padded(x.shape())? } else { Layout::contiguous(x.shape())? };
+    let to = Tensor::unspecified(x.device(), layout, dtype)?;
+    let elements = match padded {
+        Some(rows) => rows.extent(),
+        None => x.elements(),
+    };
+    cuda::copy::convert(gpu, elements, read(&x)?, write(&to)?)?;
+    Ok(to)
+}
+
+/// The tensor as rows of floats, copied if it is not that.
+fn rows(op: &'static str, x: &Tensor) -> Result<(Tensor, RowLayout), Error> {
+    if !cuda::elementwise::is_float(dtype_of(x.dtype())) {
+        return Err(Error::DType { op, wanted: DType::F32, found: x.dtype() });
+    }
+    if let Some(rows) = x.layout().rows() {
+        return Ok((x.clone(), rows));
+    }
+    let copy = x.copied(Layout::contiguous(x.shape())?)?;
+    let rows = copy.layout().rows().expect("contiguous layouts consist of rows");
+    Ok((copy, rows))
+}
+
+/// A new tensor like `x`, padded if the rows are, and its rows.
+fn like(x: &Tensor, shape: &[usize], padded: bool) -> Result<(Tensor, RowLayout), Error> {
+    let layout = if padded { Layout::padded(shape)? } else { Layout::contiguous(shape)? };
+    let rows = layout.rows().expect("new layouts consist of rows");
+    Ok((Tensor::unspecified(x.device(), layout, x.dtype())?, rows))
+}
+
+/// `how(a, b)` for operands that were repeated to one shape.
+pub(crate) fn binary(gpu: &Gpu, op: &'static str, how: Binary, a: &Tensor, b: &Tensor) -> Result<Tensor, Error> {
+    if a.dtype() != b.dtype() {
+        return Err(Error::DType { op, wanted: a.dtype(), found: b.dtype() });
+    }
+    let ((a, a_rows), (b, b_rows)) = (rows(op, a)?, rows(op, b)?);
+    let padded = crate::ops::is_padded(&a_rows) || crate::ops::is_padded(&b_rows);
+    let (y, out) = like(&a, a.shape(), padded)?;
+    let operands = ((read(&a)?, a_rows.stride), (read(&b)?, b_rows.stride));
+    let shape = [out.rows, out.len];
+    cuda::elementwise::binary(gpu, how, shape, operands.0, operands.1, (write(&y)?, out.stride))?;
+    Ok(y)
+}
+
+/// `activation(factor * x)`.
+pub(crate) fn unary(
+    gpu: &Gpu,
+    op: &'static str,
+    activation: Activation,
+    factor: f32,
+    x: &Tensor,
+) -> Result<Tensor, Error> {
+    let (x, from) = rows(op, x)?;
+    let (y, out) = like(&x, x.shape(), crate::ops::is_padded(&from))?;
+    let (how, shape) = (activation_of(activation), [out.rows, out.len]);
+    cuda::elementwise::unary(gpu, how, factor, shape, (read(&x)?, from.stride), (write(&y)?, out.stride))?;
+    Ok(y)
+}
+
+/// Softmax, or L2 normalisation with the least norm `epsilon`, over the last dimension.
+pub(crate) fn normalize(gpu: &Gpu, op: &'static str, l2: Option<f32>, x: &Tensor) -> Result<Tensor, Error> {
+    let how =
+        l2.map_or(cuda::normalize::Normalization::Softmax, |epsilon| cuda::normalize::Normalization::L2 { epsilon });
+    let (x, from) = rows(op, x)?;
+    let (y, out) = like(&x, x.shape(), crate::ops::is_padded(&from))?;
+    let shape = [out.rows, out.len];
+    cuda::normalize::normalize(gpu, how, shape, (read(&x)?, from.stride), (write(&y)?, out.stride))?;
+    Ok(y)
+}
+
+/// Layer norm over the last dimension.
+pub(crate) fn layer_norm(gpu: &Gpu, x: &Tensor, weight: &Tensor, bias: &Tensor, epsilon: f32) -> Result<Tensor, Error> {
+    let (weight, bias) = (weight.contiguous()?, bias.contiguous()?);
+    let (x, from) = rows("layer_norm", x)?;
+    for vector in [&weight, &bias] {
+        vector.expect_dtype("layer_norm", x.dtype())?;
+    }
+    let (y, out) = like(&x, x.shape(), crate::ops::is_padded(&from))?;
+    let how = cuda::normalize::Normalization::Layer { weight: read(&weight)?, bias: read(&bias)?, epsilon };
+    let shape = [out.rows, out.len];
+    cuda::normalize::normalize(gpu, how, shape, (read(&x)?, from.stride), (write(&y)?, out.stride))?;
+    Ok(y)
+}
+
+/// `a · b` for operands that were repeated to one batch and lie without gaps.
+pub(crate) fn matmul(
+    gpu: &Gpu,
+    batch: usize,
+    sides: [usize; 3],
+    a: &Tensor,
+    b: &Tensor,
+    y: &Tensor,
+) -> Result<(), Error> {
+    Ok(cuda::matmul::matmul(gpu, batch, sides, read(a)?, read(b)?, write(y)?)?)
+}
+
+/// A tensor of images `[n, h, w, c]`, copied if its pixels are not padded.
+pub(crate) struct Image {
+    tensor: Tensor,
+    pub size: ImageSize,
+}
+
+impl Image {
+    pub(crate) fn new(op: &'static str, tensor: &Tensor) -> Result<Image, Error> {
+        let &[n, height, width, channels] = &**tensor.shape() else {
+            return refuse!(op, "wants an image [n, h, w, c], got shape {:?}", tensor.shape());
+        };
+        if tensor.elements() == 0 {
+            return refuse!(op, "the image of shape {:?} is empty", tensor.shape());
+        }
+        if !cuda::elementwise::is_float(dtype_of(tensor.dtype())) {
+            return Err(Error::DType { op, wanted: DType::F32, found: tensor.dtype() });
+        }
+        let padded = channels.next_multiple_of(ALIGNMENT);
+        let fits = |stride: usize| {
+            stride.is_multiple_of(ALIGNMENT)
+                && stride >= channels
+                && tensor.layout().offset().is_multiple_of(ALIGNMENT)
+                && tensor.reach() >= n * height * width * stride
+        };
+        let stride = tensor.layout().rows().map(|rows| if rows.rows == 1 { padded } else { rows.stride });
+        let (tensor, stride) = match stride.filter(|&stride| fits(stride)) {
+            Some(stride) => (tensor.clone(), stride),
+            None => (tensor.copied(Layout::padded(tensor.shape())?)?, padded),
+        };
+        Ok(Image { tensor, size: ImageSize { n, height, width, channels, stride } })
+    }
+
+    pub(crate) fn view(&self) -> Result<cuda::Image<'_>, Error> {
+        Ok(cuda::Image { elements: read(&self.tensor)?, size: self.size })
+    }
+}
+
+/// A new image like `x`, of another size.
+fn new_image(x: &Tensor, shape: [usize; 4], dtype: DType) -> Result<Tensor, Error> {
+    Tensor::unspecified(x.device(), Layout::padded(&shape)?, dtype)
+}
+
+fn image_mut(y: &Tensor) -> Result<cuda::ImageMut<'_>, Error> {
+    let &[n, height, width, channels] = &**y.shape() else { unreachable!("made by new_image") };
+    let stride = channels.next_multiple_of(ALIGNMENT);
+    Ok(cuda::ImageMut { elements: write(y)?, size: ImageSize { n, height, width, channels, stride } })
+}
+
+pub(crate) fn pool2d(gpu: &Gpu, op: &'static str, x: &Tensor, pooling: Pooling) -> Result<Tensor, Error> {
+    let image = Image::new(op, x)?;
+    let ImageSize { n, height, width, channels, .. } = image.size;
+    let Some((out_height, out_width)) = pooling.output_size(height, width) else {
+        let Pooling { kernel, stride, padding, .. } = pooling;
+        return refuse!(op, "kernel {kernel:?}, stride {stride:?}, padding {padding:?} do not fit {:?}", x.shape());
+    };
+    let y = new_image(x, [n, out_height, out_width, channels], x.dtype())?;
+    let kind = match pooling.kind {
+        PoolingKind::Max => cuda::pooling::PoolingKind::Max,
+        PoolingKind::Average => cuda::pooling::PoolingKind::Average,
+        PoolingKind::AverageInside => cuda::pooling::PoolingKind::AverageInside,
+    };
+    let window = [pooling.kernel, pooling.stride, pooling.padding];
+    cuda::pooling::pool(gpu, kind, window, image.view()?, image_mut(&y)?)?;
+    Ok(y)
+}
+
+pub(crate) fn resize(gpu: &Gpu, x: &Tensor, mode: ResizeMode, [height, width]: [usize; 2]) -> Result<Tensor, Error> {
+    let image = Image::new("resize", x)?;
+    if height == 0 || width == 0 {
+        return refuse!("resize", "cannot resize {:?} to {height}x{width}", x.shape());
+    }
+    let mode = match mode {
+        ResizeMode::Nearest => cuda::resize::ResizeMode::Nearest,
+        ResizeMode::Bilinear => cuda::resize::ResizeMode::Bilinear,
+        ResizeMode::Bicubic => cuda::resize::ResizeMode::Bicubic,
+        ResizeMode::Area => cuda::resize::ResizeMode::Area,
+    };
+    let y = new_image(x, [image.size.n, height, width, image.size.channels], x.dtype())?;
+    cuda::resize::resize(gpu, mode, image.view()?, image_mut(&y)?)?;
+    Ok(y)
+}
+
+pub(crate) fn pixel_shuffle(gpu: &Gpu, x: &Tensor, factor: usize, shape: [usize; 4]) -> Result<Tensor, Error> {
+    let image = Image::new("pixel_shuffle", x)?;
+    let y = new_image(x, shape, x.dtype())?;
+    cuda::pooling::pixel_shuffle(gpu, factor, image.view()?, image_mut(&y)?)?;
+    Ok(y)
+}
+
+/// A convolution's weights on a GPU, packed when first needed for an element type.
+#[derive(Debug)]
+pub(crate) struct Conv {
+    gpu: Gpu,
+    shape: ConvShape,
+    weight: Memory,
+    bias: Option<Memory>,
+    packed: [OnceLock<cuda::conv::PackedConv>; 3],
+}
+
+impl Conv {
+    pub(crate) fn new(gpu: &Gpu, shape: ConvShape, weight: &[f32], bias: Option<&[f32]>) -> Result<Conv, Error> {
+        let upload = |values: &[f32]| gpu.upload(bytemuck::cast_slice(values));
+        let bias = bias.map(upload).transpose()?;
+        Ok(Conv { gpu: gpu.clone(), shape, weight: upload(weight)?, bias, packed: Default::default() })
+    }
+
+    pub(crate) fn shape(&self) -> &ConvShape {
+        &self.shape
+    }
+
+    /// The weights packed for images of a type.
+    pub(crate) fn packed(&self, dtype: DType) -> Result<&cuda::conv::PackedConv, Error> {
+        let slot = match dtype {
+            DType::F32 => &self.packed[0],
+            DType::F16 => &self.packed[1],
+            DType::BF16 => &self.packed[2],
+            found => return Err(Error::DType { op: "conv2d", wanted: DType::F32, found }),
+        };
+        if let Some(packed) = slot.get() {
+            return Ok(packed);
+        }
+        let ConvShape { in_channels, out_channels, kernel, stride, padding, dilation, groups } = self.shape;
+        let shape = cuda::conv::ConvShape { in_channels, out_channels, kernel, stride, padding, dilation, groups };
+        let floats = |memory| Elements::new(memory, 0, cuda::DType::F32);
+        let bias = self.bias.as_ref().map(floats);
+        let packed = cuda::conv::PackedConv::pack(&self.gpu, dtype_of(dtype), shape, floats(&self.weight), bias)?;
+        Ok(slot.get_or_init(|| packed))
+    }
+
+    /// `activation(x * W + b) + residual`; the caller checked that sizes fit.
+    pub(crate) fn forward(
+        &self,
+        x: &Tensor,
+        [height, width]: [usize; 2],
+        activation: Activation,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor, Error> {
+        let image = Image::new("conv2d", x)?;
+        let residual = residual.map(|residual| Image::new("conv2d", residual)).transpose()?;
+        let y = new_image(x, [image.size.n, height, width, self.shape.out_channels], x.dtype())?;
+        let (slope, fused) = (activation.slope().unwrap_or(1.0), activation.slope().is_some());
+        let view = residual.as_ref().map(Image::view).transpose()?;
+        let epilogue = cuda::conv::Epilogue { slope, residual: view.filter(|_| fused), shuffle: 1 };
+        self.packed(x.dtype())?.run(&self.gpu, image.view()?, image_mut(&y)?, &epilogue)?;
+        if fused {
+            return Ok(y);
+        }
+        let y = unary(&self.gpu, "conv2d", activation, 1.0, &y)?;
+        match residual {
+            Some(residual) => binary(&self.gpu, "conv2d", Binary::Add, &y, &residual.tensor),
+            None => Ok(y),
+        }
+    }
+
+    /// As [`forward`](Self::forward) without a residual, with a pixel shuffle and f32 elements whatever `x` has: channel
+    /// `(r * factor + q) * c + i` becomes channel `i` of sub-row `r` and sub-column `q`. Without gaps between pixels.
+    pub(crate) fn forward_shuffled(&self, x: &Tensor, factor: usize) -> Result<Tensor, Error> {
+        let image = Image::new("conv2d", x)?;
+        let (n, channels) = (image.size.n, self.shape.out_channels / (factor * factor).max(1));
+        let size = self.shape.output_size(image.size.height, image.size.width);
+        let Some((height, width)) = size.filter(|_| image.size.channels == self.shape.in_channels) else {
+            return refuse!("conv2d", "{:?} does not fit shape {:?}", self.shape, x.shape());
+        };
+        let shape = [n, height * factor, width * factor, channels];
+        let y = Tensor::unspecified(x.device(), Layout::contiguous(&shape)?, DType::F32)?;
+        let [n, height, width, channels] = shape;
+        let size = ImageSize { n, height, width, channels, stride: channels };
+        let out = cuda::ImageMut { elements: write(&y)?, size };
+        let epilogue = cuda::conv::Epilogue { shuffle: factor, ..cuda::conv::Epilogue::NONE };
+        self.packed(x.dtype())?.run(&self.gpu, image.view()?, out, &epilogue)?;
+        Ok(y)
+    }
+
+    /// `(second(y), third(second(y)))` for `y = leaky(x * W + b) + residual`, in one kernel; `None` if these do not chain.
+    pub(crate) fn forward_chain(
+        &self,
+        x: &Tensor,
+        slope: f32,
+        residual: &Tensor,
+        second: &Conv,
+        third: &Conv,
+    ) -> Result<Option<(Tensor, Tensor)>, Error> {
+        let [own, second, third] = [self, second, third].map(|conv| conv.packed(x.dtype()));
+        let (own, second, third) = (own?, second?, third?);
+        if !own.can_chain(second, third) {
+            return Ok(None);
+        }
+        let (image, residual) = (Image::new("conv2d", x)?, Image::new("conv2d", residual)?);
+        let ImageSize { n, height, width, .. } = image.size;
+        let y = new_image(x, [n, height, width, second.shape().out_channels], x.dtype())?;
+        let z = new_image(x, [n, height, width, third.shape().out_channels], x.dtype())?;
+        let epilogue = cuda::conv::Epilogue { slope, residual: Some(residual.view()?), shuffle: 1 };
+        own.run_chain(&self.gpu, image.view()?, &epilogue, (second, image_mut(&y)?), (third, image_mut(&z)?))?;
+        Ok(Some((y, z)))
+    }
+}
+
+/// `x * sigmoid(resize(coarse) + mix(reduced))`.
+pub(crate) fn gate(gpu: &Gpu, mix: &Conv, x: &Tensor, reduced: &Tensor, coarse: &Tensor) -> Result<Tensor, Error> {
+    const OP: &str = "spatial_attention";
+    let (image, reduced, coarse) = (Image::new(OP, x)?, Image::new(OP, reduced)?, Image::new(OP, coarse)?);
+    let ImageSize { n, height, width, channels, .. } = image.size;
+    let y = new_image(x, [n, height, width, channels], x.dtype())?;
+    let packed = mix.packed(x.dtype())?;
+    cuda::spatial_attention::gate(gpu, packed, image.view()?, reduced.view()?, coarse.view()?, image_mut(&y)?)?;
+    Ok(y)
+}
