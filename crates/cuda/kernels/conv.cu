@@ -32,27 +32,43 @@ __device__ inline float leaky(float slope, float x) { return x > 0.0f ? x : slop
 
 // ---------------------------------------------------------------------------------------------------------------- packing
 
+// The channel that column `n` of tile `tile` of 8 stands for, of `tiles` in all, where tiles are permuted: so lane q of four, which
+// holds columns 2q and 2q + 1 of each tile, holds 8 adjacent channels of four tiles, or 4 of the last two.
+__host__ __device__ inline int permuted(int tile, int n, int tiles) {
+  const int group = tile / 4;
+  if (group * 4 + 4 <= tiles) return group * 32 + n / 2 * 8 + tile % 4 * 2 + n % 2;
+  return group * 32 + n / 2 * 4 + tile % 2 * 2 + n % 2;
+}
+
 // From w[out][in][taps], f32, row-major: `transposed` exchanges the roles of in and out and turns the taps round, which is
-// the weight of the gradient with regard to the input.
+// the weight of the gradient with regard to the input. `permute` is 1 for permuted tiles of channels out, 2 of channels in, 3 of
+// both, 4 of channels out within each pair of tiles.
 template <class T>
-__device__ void pack_weights(int in, int out, int taps, int pairs, int transposed, const float *w, T *packed) {
+__device__ void pack_weights(int in, int out, int taps, int pairs, int transposed, int permute, const float *w, T *packed) {
   const int chunks = (in + 15) / 16;
   const int64_t total = int64_t(taps) * chunks * pairs * 32 * 8;
   for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < total; i += int64_t(gridDim.x) * blockDim.x) {
     const int e = i % 8, lane = i / 8 % 32, pair = i / 256 % pairs, slice = int(i / 256 / pairs);
     const int tap = slice / chunks, chunk = slice % chunks;
-    const int c = chunk * 16 + (e / 2 % 2) * 8 + 2 * (lane % 4) + e % 2, o = pair * 16 + (e / 4) * 8 + lane / 4;
+    const int in_tile = chunk * 2 + e / 2 % 2, in_column = 2 * (lane % 4) + e % 2;
+    const int out_tile = pair * 2 + e / 4, out_column = lane / 4;
+    const int c = permute & 2 ? permuted(in_tile, in_column, chunks * 2) : in_tile * 8 + in_column;
+    const int o = permute & 1   ? permuted(out_tile, out_column, pairs * 2)
+                  : permute & 4 ? pair * 16 + permuted(e / 4, out_column, 2)
+                                : out_tile * 8 + out_column;
     float v = 0.0f;
     if (c < in && o < out)
       v = transposed ? w[(int64_t(c) * out + o) * taps + (taps - 1 - tap)] : w[(int64_t(o) * in + c) * taps + tap];
     packed[i] = down<T>(v);
   }
 }
-extern "C" __global__ void pack_weights_f16(int in, int out, int taps, int pairs, int transposed, const float *w, f16 *to) {
-  pack_weights(in, out, taps, pairs, transposed, w, to);
+extern "C" __global__ void pack_weights_f16(int in, int out, int taps, int pairs, int transposed, int permute, const float *w,
+                                            f16 *to) {
+  pack_weights(in, out, taps, pairs, transposed, permute, w, to);
 }
-extern "C" __global__ void pack_weights_bf16(int in, int out, int taps, int pairs, int transposed, const float *w, bf16 *to) {
-  pack_weights(in, out, taps, pairs, transposed, w, to);
+extern "C" __global__ void pack_weights_bf16(int in, int out, int taps, int pairs, int transposed, int permute, const float *w,
+                                             bf16 *to) {
+  pack_weights(in, out, taps, pairs, transposed, permute, w, to);
 }
 
 // ------------------------------------------------------------------------------------------------------------------ tiles
@@ -89,7 +105,8 @@ __device__ inline void store2(const Conv &p, void *y, int n, int oy, int ox, int
   static_cast<T *>(y)[at] = down<T>(a);
 }
 
-// What follows the first convolution in registers: y2 = w2 * y + bias2, and y3 = w3 * y2 + bias3, 1x1.
+// What follows the first convolution in registers: y2 = w2 * y + bias2, and y3 = w3 * y2 + bias3, 1x1; weights are packed with
+// permuted tiles on both sides.
 struct Chain {
   const uint4 *w2; // y2 has as many channels as y
   const float *bias2;
@@ -110,16 +127,23 @@ __device__ void to_operands(uint32_t (&a)[NT / 2][4], const float (&sum)[NT][4])
   }
 }
 
-// sum = a * w + bias for 16 * K / 16 channels in, 8 * N out.
+// The bias of permuted tiles, as sums to start from.
+template <int NT> __device__ void start(float (&sum)[NT][4], const float *bias, int channels) {
+  const int q = threadIdx.x % 4;
+#pragma unroll
+  for (int j = 0; j < NT; j++)
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      const int o = permuted(j, 2 * q + e, NT);
+      sum[j][e] = sum[j][2 + e] = o < channels ? __ldg(bias + o) : 0.0f;
+    }
+}
+
+// sum = a * w + bias for 16 * K channels in, 8 * N out.
 template <class T, int K, int N>
 __device__ void pointwise(float (&sum)[N][4], const uint32_t (&a)[K][4], const uint4 *w, const float *bias, int channels) {
   const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int j = 0; j < N; j++) {
-    const int o = j * 8 + 2 * (lane % 4);
-    sum[j][0] = sum[j][2] = o < channels ? bias[o] : 0.0f;
-    sum[j][1] = sum[j][3] = o + 1 < channels ? bias[o + 1] : 0.0f;
-  }
+  start<N>(sum, bias, channels);
 #pragma unroll
   for (int k = 0; k < K; k++)
 #pragma unroll
@@ -130,12 +154,43 @@ __device__ void pointwise(float (&sum)[N][4], const uint32_t (&a)[K][4], const u
     }
 }
 
-// NT tiles of 8 output channels; blockIdx.z counts pictures.
-template <class T, int NT, bool CHAIN>
+// Calls f(first channel, eight or four values) for the adjacent channels that a lane holds of pixel `half` of permuted tiles.
+template <int NT, class F> __device__ void for_runs(float (&sum)[NT][4], int half, F f) {
+  const int q = threadIdx.x % 4;
+#pragma unroll
+  for (int g = 0; g < NT / 4; g++) {
+    float v[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) v[i] = sum[4 * g + i / 2][2 * half + i % 2];
+    f(g * 32 + q * 8, v);
+#pragma unroll
+    for (int i = 0; i < 8; i++) sum[4 * g + i / 2][2 * half + i % 2] = v[i];
+  }
+  if constexpr (NT % 4 != 0) {
+    float v[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) v[i] = sum[NT - 2 + i / 2][2 * half + i % 2];
+    f(NT / 4 * 32 + q * 4, v);
+#pragma unroll
+    for (int i = 0; i < 4; i++) sum[NT - 2 + i / 2][2 * half + i % 2] = v[i];
+  }
+}
+
+template <class T, int N> __device__ void store_run(T *to, const float (&v)[N]) {
+  Pack<uint32_t, N / 2> packed;
+#pragma unroll
+  for (int i = 0; i < N / 2; i++) packed.v[i] = pack2(T(), v[2 * i], v[2 * i + 1]);
+  *reinterpret_cast<Pack<uint32_t, N / 2> *>(to) = packed;
+}
+
+// NT tiles of 8 output channels, permuted; CHUNKS chunks of 16 input channels, or as many as there are if 0. blockIdx.z counts
+// pictures. Pixels of results and residuals lie at multiples of 16 channels: what is between channels and their padding is
+// written and read as well.
+template <class T, int NT, int CHUNKS, bool CHAIN>
 __device__ void conv_tile(const Conv &p, const T *x, const uint4 *w, const float *bias, const T *residual, void *y,
                           const Chain &chain) {
   extern __shared__ uint4 memory[];
-  const int chunks = (p.in_channels + 15) / 16;
+  const int chunks = CHUNKS > 0 ? CHUNKS : (p.in_channels + 15) / 16;
   // Pixels lie an odd number of 16 bytes apart, so that eight rows of a matrix fall into different banks.
   const int pitch = chunks * 16 + 8;
   uint4 *weights = memory;
@@ -144,8 +199,8 @@ __device__ void conv_tile(const Conv &p, const T *x, const uint4 *w, const float
   const int n = blockIdx.z, y0 = blockIdx.y * TILE_H, x0 = blockIdx.x * TILE_W;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
-  for (int i = threadIdx.x; i < slices * (NT / 2) * 32; i += WARPS * 32)
-    copy_async(shared_address(weights + i), w + i, 16);
+  // The picture and the weights of the first row of taps, then those of the second, then of the third: the product starts when
+  // the first are there.
   const int eighths = chunks * 2; // groups of 8 channels of a pixel
   for (int i = threadIdx.x; i < (TILE_H + 2) * (TILE_W + 2) * eighths; i += WARPS * 32) {
     const int part = i % eighths, pixel = i / eighths;
@@ -155,63 +210,73 @@ __device__ void conv_tile(const Conv &p, const T *x, const uint4 *w, const float
     const T *from = bytes ? x + ((int64_t(n) * p.height + iy) * p.width + ix) * p.x_stride + part * 8 : x;
     copy_async(shared_address(tile + pixel * pitch + part * 8), from, bytes);
   }
-  commit();
+  const int row_of_taps = slices / 3 * (NT / 2) * 32;
+  for (int row = 0; row < 3; row++) {
+    for (int i = threadIdx.x; i < row_of_taps; i += WARPS * 32)
+      copy_async(shared_address(weights + row * row_of_taps + i), w + row * row_of_taps + i, 16);
+    commit();
+  }
 
   float sum[2][NT][4];
+  start<NT>(sum[0], bias, p.out_channels);
 #pragma unroll
-  for (int j = 0; j < NT; j++) {
-    const int o = j * 8 + 2 * (lane % 4);
-    const float b0 = o < p.out_channels ? bias[o] : 0.0f, b1 = o + 1 < p.out_channels ? bias[o + 1] : 0.0f;
+  for (int j = 0; j < NT; j++)
 #pragma unroll
-    for (int m = 0; m < 2; m++) {
-      sum[m][j][0] = sum[m][j][2] = b0;
-      sum[m][j][1] = sum[m][j][3] = b1;
-    }
-  }
-  wait_for<0>();
-  __syncthreads();
+    for (int e = 0; e < 4; e++) sum[1][j][e] = sum[0][j][e];
 
   // Warp w takes row w of the tile, 32 pixels in two halves.
   const uint32_t base = shared_address(tile + (warp * (TILE_W + 2) + lane % 16) * pitch + (lane / 16) * 8);
-  for (int tap = 0; tap < 9; tap++) {
-    const uint32_t window = base + ((tap / 3) * (TILE_W + 2) + tap % 3) * pitch * 2;
-    for (int c = 0; c < chunks; c++) {
-      uint32_t a[2][4];
-      load_matrices(a[0], window + c * 32);
-      load_matrices(a[1], window + c * 32 + 16 * pitch * 2);
-      const uint4 *b = weights + (tap * chunks + c) * (NT / 2) * 32 + lane;
 #pragma unroll
-      for (int j = 0; j < NT / 2; j++) {
-        const uint4 v = b[j * 32];
-        mma(T(), sum[0][2 * j], a[0], v.x, v.y);
-        mma(T(), sum[1][2 * j], a[1], v.x, v.y);
-        mma(T(), sum[0][2 * j + 1], a[0], v.z, v.w);
-        mma(T(), sum[1][2 * j + 1], a[1], v.z, v.w);
+  for (int ky = 0; ky < 3; ky++) {
+    if (ky == 0) wait_for<2>();
+    else if (ky == 1) wait_for<1>();
+    else wait_for<0>();
+    __syncthreads();
+#pragma unroll
+    for (int kx = 0; kx < 3; kx++) {
+      const uint32_t window = base + (ky * (TILE_W + 2) + kx) * pitch * 2;
+#pragma unroll
+      for (int c = 0; c < chunks; c++) {
+        uint32_t a[2][4];
+        load_matrices(a[0], window + c * 32);
+        load_matrices(a[1], window + c * 32 + 16 * pitch * 2);
+        const uint4 *b = weights + ((ky * 3 + kx) * chunks + c) * (NT / 2) * 32 + lane;
+#pragma unroll
+        for (int j = 0; j < NT / 2; j++) {
+          const uint4 v = b[j * 32];
+          mma(T(), sum[0][2 * j], a[0], v.x, v.y);
+          mma(T(), sum[1][2 * j], a[1], v.x, v.y);
+          mma(T(), sum[0][2 * j + 1], a[0], v.z, v.w);
+          mma(T(), sum[1][2 * j + 1], a[1], v.z, v.w);
+        }
       }
     }
   }
 
   const int oy = y0 + warp;
   if (oy >= p.out_height) return;
+  const int64_t line = (int64_t(n) * p.out_height + oy) * p.out_width;
 #pragma unroll
   for (int m = 0; m < 2; m++) {
 #pragma unroll
-    for (int j = 0; j < NT; j++)
+    for (int half = 0; half < 2; half++) {
+      const int ox = x0 + m * 16 + lane / 4 + half * 8;
+      for_runs<NT>(sum[m], half, [&](int o, auto &v) {
+        constexpr int N = sizeof(v) / sizeof(float);
 #pragma unroll
-      for (int half = 0; half < 2; half++) {
-        const int o = j * 8 + 2 * (lane % 4), ox = x0 + m * 16 + lane / 4 + half * 8;
-        float a = leaky(p.slope, sum[m][j][2 * half]);
-        float b = leaky(p.slope, sum[m][j][2 * half + 1]);
+        for (int i = 0; i < N; i++) v[i] = leaky(p.slope, v[i]);
         if (residual && ox < p.out_width && o < p.out_channels) {
-          const T *r = residual + ((int64_t(n) * p.out_height + oy) * p.out_width + ox) * p.residual_stride + o;
-          // A residual's pixels are padded to whole vectors, so two may always be read.
-          const float2 v = unpack2(T(), *reinterpret_cast<const uint32_t *>(r));
-          a += v.x;
-          b += o + 1 < p.out_channels ? v.y : 0.0f;
+          const auto r = *reinterpret_cast<const Pack<uint32_t, N / 2> *>(residual + (line + ox) * p.residual_stride + o);
+#pragma unroll
+          for (int i = 0; i < N / 2; i++) {
+            const float2 u = unpack2(T(), r.v[i]);
+            // Padding may hold anything, and must not reach the products that follow.
+            v[2 * i] += o + 2 * i < p.out_channels ? u.x : 0.0f;
+            v[2 * i + 1] += o + 2 * i + 1 < p.out_channels ? u.y : 0.0f;
+          }
         }
-        sum[m][j][2 * half] = a;
-        sum[m][j][2 * half + 1] = b;
-      }
+      });
+    }
     if constexpr (CHAIN) {
       uint32_t a[NT / 2][4];
       to_operands<T, NT>(a, sum[m]);
@@ -220,44 +285,50 @@ __device__ void conv_tile(const Conv &p, const T *x, const uint4 *w, const float
       float reduced[2][4];
       pointwise<T, NT / 2, 2>(reduced, a, chain.w3, chain.bias3, 16);
 #pragma unroll
-      for (int j = 0; j < 2; j++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-          const int o = j * 8 + 2 * (lane % 4), ox = x0 + m * 16 + lane / 4 + half * 8;
-          if (ox < p.out_width) {
-            T *to = static_cast<T *>(chain.y3) + ((int64_t(n) * p.out_height + oy) * p.out_width + ox) * chain.y3_stride + o;
-            *reinterpret_cast<uint32_t *>(to) = pack2(T(), reduced[j][2 * half], reduced[j][2 * half + 1]);
-          }
-        }
+      for (int half = 0; half < 2; half++) {
+        const int ox = x0 + m * 16 + lane / 4 + half * 8;
+        for_runs<2>(reduced, half, [&](int o, auto &v) {
+          if (ox < p.out_width) store_run(static_cast<T *>(chain.y3) + (line + ox) * chain.y3_stride + o, v);
+        });
+      }
     }
 #pragma unroll
-    for (int j = 0; j < NT; j++)
+    for (int half = 0; half < 2; half++) {
+      const int ox = x0 + m * 16 + lane / 4 + half * 8;
+      for_runs<NT>(sum[m], half, [&](int o, auto &v) {
+        constexpr int N = sizeof(v) / sizeof(float);
+        if (ox >= p.out_width || o >= p.out_channels) return;
+        if (p.shuffle > 1 || p.y_is_f32) {
 #pragma unroll
-      for (int half = 0; half < 2; half++) {
-        const int o = j * 8 + 2 * (lane % 4), ox = x0 + m * 16 + lane / 4 + half * 8;
-        if (ox < p.out_width && o < p.out_channels)
-          store2<T>(p, y, n, oy, ox, o, sum[m][j][2 * half], sum[m][j][2 * half + 1], o + 1 < p.out_channels);
-      }
+          for (int i = 0; i < N; i++)
+            if (o + i < p.out_channels) store2<T>(p, y, n, oy, ox, o + i, v[i], 0.0f, false);
+        } else {
+          store_run(static_cast<T *>(y) + (line + ox) * p.y_stride + o, v);
+        }
+      });
+    }
   }
 }
 
-#define TILE_KERNEL(T, NT)                                                                                            \
-  extern "C" __global__ void __launch_bounds__(256, 2) conv_tile_##NT##_##T(                                          \
+#define TILE_KERNEL(T, NAME, NT, CHUNKS)                                                                              \
+  extern "C" __global__ void __launch_bounds__(256, 2) conv_tile_##NAME##_##T(                                        \
       Conv p, const T *x, const uint4 *w, const float *bias, const T *residual, void *y) {                            \
-    conv_tile<T, NT, false>(p, x, w, bias, residual, y, Chain{});                                                     \
+    conv_tile<T, NT, CHUNKS, false>(p, x, w, bias, residual, y, Chain{});                                             \
   }                                                                                                                   \
-  extern "C" __global__ void __launch_bounds__(256, 2) conv_chain_##NT##_##T(                                         \
+  extern "C" __global__ void __launch_bounds__(256, 2) conv_chain_##NAME##_##T(                                       \
       Conv p, const T *x, const uint4 *w, const float *bias, const T *residual, void *y, Chain chain) {               \
-    conv_tile<T, NT, true>(p, x, w, bias, residual, y, chain);                                                        \
+    conv_tile<T, NT, CHUNKS, true>(p, x, w, bias, residual, y, chain);                                                \
   }
-TILE_KERNEL(f16, 2)
-TILE_KERNEL(f16, 4)
-TILE_KERNEL(f16, 6)
-TILE_KERNEL(f16, 8)
-TILE_KERNEL(bf16, 2)
-TILE_KERNEL(bf16, 4)
-TILE_KERNEL(bf16, 6)
-TILE_KERNEL(bf16, 8)
+TILE_KERNEL(f16, 2, 2, 0)
+TILE_KERNEL(f16, 4, 4, 0)
+TILE_KERNEL(f16, 6, 6, 0)
+TILE_KERNEL(f16, 8, 8, 0)
+TILE_KERNEL(f16, 48, 6, 3) // 48 channels to 33 to 48, the commonest
+TILE_KERNEL(bf16, 2, 2, 0)
+TILE_KERNEL(bf16, 4, 4, 0)
+TILE_KERNEL(bf16, 6, 6, 0)
+TILE_KERNEL(bf16, 8, 8, 0)
+TILE_KERNEL(bf16, 48, 6, 3)
 
 // ----------------------------------------------------------------------------------------------------------------- gather
 

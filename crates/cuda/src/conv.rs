@@ -50,6 +50,19 @@ pub struct PackedConv {
     bias: Arc<Memory>,
 }
 
+/// For which kernels the weights of a convolution are packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Packing {
+    /// [`PackedConv::run`].
+    Alone,
+    /// The second and third convolution of [`PackedConv::run_chain`]: 1×1, f16 or bf16.
+    Chained,
+    /// The mask of [`gate`](crate::spatial_attention::gate): 1×1 from 16 channels, f16 or bf16.
+    Gate,
+    /// Either of [`coarse_map`](crate::spatial_attention::coarse_map): 3×3 from 16 channels, f16 or bf16.
+    CoarseMap,
+}
+
 /// How it is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -57,6 +70,8 @@ enum Way {
     Tile,
     /// Tensor cores on operands gathered while loading.
     Gather,
+    /// By kernels of which the convolution is a part.
+    Part(Packing),
     /// As `Gather`, in f32.
     GatherF32,
     /// One thread an output.
@@ -129,9 +144,11 @@ impl PackedConv {
     /// Packs `weight` (`[out][in / groups][height][width]`) and `bias` (`[out]`), both f32, for images of type `dtype`.
     ///
     /// # Errors
-    /// If the shape is not sensible, a slice is shorter than it says, the type is no float, or memory is exhausted.
+    /// If the shape is not sensible or not what `packing` takes, a slice is shorter than it says, the type is no float, or memory
+    /// is exhausted.
     pub fn pack(
         gpu: &Gpu,
+        packing: Packing,
         dtype: DType,
         shape: ConvShape,
         weight: Elements<'_>,
@@ -158,7 +175,19 @@ impl PackedConv {
         let same3 =
             shape.kernel == [3; 2] && shape.padding == [1; 2] && shape.stride == [1; 2] && shape.dilation == [1; 2];
         let fits = tile_bytes(shape.in_channels, out_tiles(shape.out_channels)) <= gpu.shared_memory();
+        let point = dense && small && shape.kernel == [1; 2] && shape.padding == [0; 2] && shape.stride == [1; 2];
+        let three = dense && small && shape.kernel == [3; 2] && shape.dilation == [1; 2];
+        let fits_part = match packing {
+            Packing::Alone => true,
+            Packing::Chained => point,
+            Packing::Gate => point && shape.in_channels == 16,
+            Packing::CoarseMap => three && shape.in_channels == 16,
+        };
+        if !fits_part {
+            return refuse!(KERNEL, "{shape:?} with {dtype:?} is not what {packing:?} takes");
+        }
         let way = match dtype {
+            _ if packing != Packing::Alone => Way::Part(packing),
             _ if dense && small && same3 && shape.in_channels <= 64 && shape.out_channels <= 64 && fits => Way::Tile,
             _ if dense && small => Way::Gather,
             DType::F32 if dense && shape.out_channels > 4 => Way::GatherF32,
@@ -177,7 +206,7 @@ impl PackedConv {
         let [fan, outputs, taps_i] = [shape.in_channels / shape.groups, shape.out_channels, taps].map(|n| n as i32);
         let from = weight.pointer();
         let weights = match way {
-            Way::Tile | Way::Gather => {
+            Way::Tile | Way::Gather | Way::Part(_) => {
                 let pairs = match way {
                     Way::Tile => out_tiles(shape.out_channels) / 2,
                     _ => shape.out_channels.div_ceil(16),
@@ -185,8 +214,15 @@ impl PackedConv {
                 let elements = taps * shape.in_channels.div_ceil(16) * pairs * 256;
                 let packed = gpu.allocate(elements * 2)?;
                 let kernel = if dtype == DType::F16 { "pack_weights_f16" } else { "pack_weights_bf16" };
+                // As the kernel's file says.
+                let permute = match way {
+                    Way::Tile => 1i32,
+                    Way::Part(Packing::Chained) => 3,
+                    Way::Part(Packing::Gate) => 4,
+                    _ => 0,
+                };
                 let (pairs, transposed, to) = (pairs as i32, 0i32, packed.pointer());
-                let arguments = arguments![fan, outputs, taps_i, pairs, transposed, from, to];
+                let arguments = arguments![fan, outputs, taps_i, pairs, transposed, permute, from, to];
                 // SAFETY: the kernel takes these types, reads the weight that was checked and writes `elements` elements.
                 unsafe { gpu.launch(kernel, Grid::flat(elements), arguments, &describe)? };
                 packed
@@ -255,6 +291,7 @@ impl PackedConv {
                 // SAFETY: as above.
                 unsafe { gpu.launch("conv_gather_f32", grid, arguments, &describe) }
             }
+            Way::Part(packing) => refuse!("conv", "packed for {packing:?}"),
             Way::Direct => {
                 let Some(kernel) = variant!(self.dtype, "conv_direct") else {
                     return refuse!("conv", "wants floats, got {:?}", self.dtype);
@@ -266,22 +303,21 @@ impl PackedConv {
         }
     }
 
-    /// Whether [`run_chain`](Self::run_chain) takes `second` and `third`: 1×1 convolutions, the second with as many outputs as
-    /// this 3×3 one, the third with 16.
+    /// Whether [`run_chain`](Self::run_chain) can start with this convolution: 3×3 with at most 64 channels.
+    pub fn starts_chain(&self) -> bool {
+        self.way == Way::Tile
+    }
+
+    /// Whether [`run_chain`](Self::run_chain) takes `second` and `third`, packed for it: 1×1 convolutions, the second with as many
+    /// outputs as this one, the third with 16.
     pub fn can_chain(&self, second: &PackedConv, third: &PackedConv) -> bool {
         let point = |conv: &PackedConv, out: usize| {
             let shape = conv.shape;
-            conv.way == Way::Gather
+            conv.way == Way::Part(Packing::Chained)
                 && conv.dtype == self.dtype
                 && (shape.in_channels, shape.out_channels) == (self.shape.out_channels, out)
-                && shape.kernel == [1; 2]
-                && shape.stride == [1; 2]
-                && shape.padding == [0; 2]
         };
-        self.way == Way::Tile
-            && out_tiles(self.shape.out_channels) / 2 == self.shape.out_channels.div_ceil(16)
-            && point(second, self.shape.out_channels)
-            && point(third, 16)
+        self.way == Way::Tile && point(second, self.shape.out_channels) && point(third, 16)
     }
 
     /// `y = second(leaky(conv(x)) + residual)` and `z = third(y)`, without storing what lies between.
@@ -300,7 +336,7 @@ impl PackedConv {
         let raw = self.check(&x, &y, epilogue)?;
         z.check(KERNEL, "the second result", 2)?;
         let same = [z.size.n, z.size.height, z.size.width] == [y.size.n, y.size.height, y.size.width];
-        let even = z.size.stride.is_multiple_of(2) && z.elements.0.is_aligned(4);
+        let even = z.size.stride.is_multiple_of(16) && z.elements.0.is_aligned(16);
         let types = z.dtype() == self.dtype && y.dtype() == self.dtype;
         if !self.can_chain(second, third) || !same || !even || !types || z.size.channels != 16 || epilogue.shuffle != 1
         {
@@ -329,7 +365,12 @@ impl PackedConv {
 
     fn tile_grid(&self, raw: &Raw, chain: bool) -> (&'static str, Grid) {
         let tiles = out_tiles(self.shape.out_channels);
+        let usual = tiles == 6 && self.shape.in_channels.div_ceil(16) == 3;
         let kernel = match (self.dtype == DType::F16, chain, tiles) {
+            (true, false, _) if usual => "conv_tile_48_f16",
+            (false, false, _) if usual => "conv_tile_48_bf16",
+            (true, true, _) if usual => "conv_chain_48_f16",
+            (false, true, _) if usual => "conv_chain_48_bf16",
             (true, false, 2) => "conv_tile_2_f16",
             (true, false, 4) => "conv_tile_4_f16",
             (true, false, 6) => "conv_tile_6_f16",
@@ -359,8 +400,17 @@ impl PackedConv {
             return refuse!(KERNEL, "{shape:?} does not fit {:?}", x.size);
         };
         let half = self.dtype.size() == 2;
-        // The tensor-core kernels read whole vectors and write pairs.
-        let (round_x, round_y) = if half { (8, 2) } else { (1, 1) };
+        // The tensor-core kernels read whole vectors, and write pairs, or all of the padding.
+        let plain = epilogue.shuffle == 1 && y.dtype() == self.dtype;
+        let (round_x, round_y) = match self.way {
+            Way::Tile if plain => (8, 16),
+            _ if half && plain => (8, 2),
+            _ if half => (8, 1),
+            _ => (1, 1),
+        };
+        let step = if self.way == Way::Tile { 16 } else { 2 };
+        let whole =
+            |image: &Elements<'_>, stride: usize| stride.is_multiple_of(step) && image.is_aligned(2 * step.min(8));
         x.check(KERNEL, "the input", if x.size.stride.is_multiple_of(8) { round_x } else { 1 })?;
         y.check(KERNEL, "the result", round_y)?;
         let factor = epilogue.shuffle;
@@ -378,7 +428,7 @@ impl PackedConv {
         if let Some(residual) = &epilogue.residual {
             residual.check(KERNEL, "the residual", round_y)?;
             let size = residual.size;
-            let even = !half || (size.stride.is_multiple_of(2) && residual.elements.is_aligned(4));
+            let even = !half || whole(&residual.elements, size.stride);
             if [size.n, size.height, size.width, size.channels] != [x.size.n, height, width, shape.out_channels]
                 || residual.dtype() != self.dtype
                 || factor != 1
@@ -389,9 +439,7 @@ impl PackedConv {
         }
         let aligned = x.elements.is_aligned(16) && x.size.stride.is_multiple_of(8);
         let tensor_cores = matches!(self.way, Way::Tile | Way::Gather);
-        let pairs =
-            factor > 1 || y.dtype() == DType::F32 || (y.size.stride.is_multiple_of(2) && y.elements.0.is_aligned(4));
-        if tensor_cores && !(aligned && pairs) {
+        if tensor_cores && !(aligned && (!plain || whole(&y.elements.0, y.size.stride))) {
             return refuse!(KERNEL, "wants pixels at multiples of 16 bytes, got {:?} and {:?}", x.size, y.size);
         }
         if x.size.n > 65535 || height > TILE[0] * 65535 {
@@ -430,9 +478,9 @@ impl PackedConv {
         self.bias.pointer()
     }
 
-    /// Whether the weights are packed for the tensor cores, as a product with 16 × `out` weights.
-    pub(crate) fn is_pointwise16(&self) -> bool {
-        self.way == Way::Gather && self.shape.in_channels == 16 && self.shape.kernel == [1; 2]
+    /// Whether the weights are packed for something.
+    pub(crate) fn is_packed_for(&self, packing: Packing) -> bool {
+        self.way == Way::Part(packing)
     }
 }
 

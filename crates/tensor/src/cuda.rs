@@ -5,8 +5,10 @@
 use crate::error::refuse;
 use crate::ops::{Activation, ConvShape, ResizeMode};
 use crate::{ALIGNMENT, DType, Error, Layout, RowLayout, Tensor};
-use std::sync::OnceLock;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use supple_cuda as cuda;
+use supple_cuda::conv::{PackedConv, Packing};
 use supple_cuda::elementwise::Binary;
 use supple_cuda::{Elements, ElementsMut, Gpu, ImageSize, Memory};
 use supple_kernels::pooling::{Pooling, PoolingKind};
@@ -242,44 +244,43 @@ pub(crate) fn pixel_shuffle(gpu: &Gpu, x: &Tensor, factor: usize, shape: [usize;
     Ok(y)
 }
 
-/// A convolution's weights on a GPU, packed when first needed for an element type.
+/// A convolution's weights on a GPU, packed when first needed for an element type and a kernel.
 #[derive(Debug)]
 pub(crate) struct Conv {
     gpu: Gpu,
     shape: ConvShape,
     weight: Memory,
     bias: Option<Memory>,
-    packed: [OnceLock<cuda::conv::PackedConv>; 3],
+    packed: Mutex<HashMap<(Packing, cuda::DType), PackedConv>>,
 }
 
 impl Conv {
     pub(crate) fn new(gpu: &Gpu, shape: ConvShape, weight: &[f32], bias: Option<&[f32]>) -> Result<Conv, Error> {
         let upload = |values: &[f32]| gpu.upload(bytemuck::cast_slice(values));
         let bias = bias.map(upload).transpose()?;
-        Ok(Conv { gpu: gpu.clone(), shape, weight: upload(weight)?, bias, packed: Default::default() })
+        Ok(Conv { gpu: gpu.clone(), shape, weight: upload(weight)?, bias, packed: Mutex::default() })
     }
 
     pub(crate) fn shape(&self) -> &ConvShape {
         &self.shape
     }
 
-    /// The weights packed for images of a type.
-    pub(crate) fn packed(&self, dtype: DType) -> Result<&cuda::conv::PackedConv, Error> {
-        let slot = match dtype {
-            DType::F32 => &self.packed[0],
-            DType::F16 => &self.packed[1],
-            DType::BF16 => &self.packed[2],
-            found => return Err(Error::DType { op: "conv2d", wanted: DType::F32, found }),
-        };
-        if let Some(packed) = slot.get() {
-            return Ok(packed);
+    /// The weights packed for a kernel and images of a type.
+    fn packed(&self, packing: Packing, dtype: DType) -> Result<PackedConv, Error> {
+        if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+            return Err(Error::DType { op: "conv2d", wanted: DType::F32, found: dtype });
+        }
+        let mut all = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(packed) = all.get(&(packing, dtype_of(dtype))) {
+            return Ok(packed.clone());
         }
         let ConvShape { in_channels, out_channels, kernel, stride, padding, dilation, groups } = self.shape;
         let shape = cuda::conv::ConvShape { in_channels, out_channels, kernel, stride, padding, dilation, groups };
         let floats = |memory| Elements::new(memory, 0, cuda::DType::F32);
         let bias = self.bias.as_ref().map(floats);
-        let packed = cuda::conv::PackedConv::pack(&self.gpu, dtype_of(dtype), shape, floats(&self.weight), bias)?;
-        Ok(slot.get_or_init(|| packed))
+        let packed = PackedConv::pack(&self.gpu, packing, dtype_of(dtype), shape, floats(&self.weight), bias)?;
+        all.insert((packing, dtype_of(dtype)), packed.clone());
+        Ok(packed)
     }
 
     /// `activation(x * W + b) + residual`; the caller checked that sizes fit.
@@ -296,7 +297,7 @@ impl Conv {
         let (slope, fused) = (activation.slope().unwrap_or(1.0), activation.slope().is_some());
         let view = residual.as_ref().map(Image::view).transpose()?;
         let epilogue = cuda::conv::Epilogue { slope, residual: view.filter(|_| fused), shuffle: 1 };
-        self.packed(x.dtype())?.run(&self.gpu, image.view()?, image_mut(&y)?, &epilogue)?;
+        self.packed(Packing::Alone, x.dtype())?.run(&self.gpu, image.view()?, image_mut(&y)?, &epilogue)?;
         if fused {
             return Ok(y);
         }
@@ -322,7 +323,7 @@ impl Conv {
         let size = ImageSize { n, height, width, channels, stride: channels };
         let out = cuda::ImageMut { elements: write(&y)?, size };
         let epilogue = cuda::conv::Epilogue { shuffle: factor, ..cuda::conv::Epilogue::NONE };
-        self.packed(x.dtype())?.run(&self.gpu, image.view()?, out, &epilogue)?;
+        self.packed(Packing::Alone, x.dtype())?.run(&self.gpu, image.view()?, out, &epilogue)?;
         Ok(y)
     }
 
@@ -335,17 +336,23 @@ impl Conv {
         second: &Conv,
         third: &Conv,
     ) -> Result<Option<(Tensor, Tensor)>, Error> {
-        let [own, second, third] = [self, second, third].map(|conv| conv.packed(x.dtype()));
-        let (own, second, third) = (own?, second?, third?);
-        if !own.can_chain(second, third) {
+        let own = self.packed(Packing::Alone, x.dtype())?;
+        let fits =
+            (second.shape.in_channels, second.shape.out_channels, third.shape.in_channels, third.shape.out_channels)
+                == (self.shape.out_channels, self.shape.out_channels, self.shape.out_channels, 16)
+                && [second, third]
+                    .iter()
+                    .all(|conv| conv.shape == ConvShape::same(conv.shape.in_channels, conv.shape.out_channels, 1));
+        if !own.starts_chain() || !fits {
             return Ok(None);
         }
+        let (second, third) = (second.packed(Packing::Chained, x.dtype())?, third.packed(Packing::Chained, x.dtype())?);
         let (image, residual) = (Image::new("conv2d", x)?, Image::new("conv2d", residual)?);
         let ImageSize { n, height, width, .. } = image.size;
         let y = new_image(x, [n, height, width, second.shape().out_channels], x.dtype())?;
         let z = new_image(x, [n, height, width, third.shape().out_channels], x.dtype())?;
         let epilogue = cuda::conv::Epilogue { slope, residual: Some(residual.view()?), shuffle: 1 };
-        own.run_chain(&self.gpu, image.view()?, &epilogue, (second, image_mut(&y)?), (third, image_mut(&z)?))?;
+        own.run_chain(&self.gpu, image.view()?, &epilogue, (&second, image_mut(&y)?), (&third, image_mut(&z)?))?;
         Ok(Some((y, z)))
     }
 }
@@ -356,7 +363,26 @@ pub(crate) fn gate(gpu: &Gpu, mix: &Conv, x: &Tensor, reduced: &Tensor, coarse: 
     let (image, reduced, coarse) = (Image::new(OP, x)?, Image::new(OP, reduced)?, Image::new(OP, coarse)?);
     let ImageSize { n, height, width, channels, .. } = image.size;
     let y = new_image(x, [n, height, width, channels], x.dtype())?;
-    let packed = mix.packed(x.dtype())?;
-    cuda::spatial_attention::gate(gpu, packed, image.view()?, reduced.view()?, coarse.view()?, image_mut(&y)?)?;
+    let packed = mix.packed(Packing::Gate, x.dtype())?;
+    cuda::spatial_attention::gate(gpu, &packed, image.view()?, reduced.view()?, coarse.view()?, image_mut(&y)?)?;
     Ok(y)
+}
+
+/// `wide(pool(half(reduced)))` in one kernel; `None` if the shapes are not those that it takes.
+pub(crate) fn coarse_map(gpu: &Gpu, half: &Conv, wide: &Conv, reduced: &Tensor) -> Result<Option<Tensor>, Error> {
+    let image = Image::new("coarse_map", reduced)?;
+    let ImageSize { n, height, width, channels, .. } = image.size;
+    let half_shape = ConvShape { stride: [2; 2], padding: [0; 2], ..ConvShape::same(16, 16, 3) };
+    let fits = channels == 16
+        && reduced.dtype().size() == 2
+        && half.shape == half_shape
+        && wide.shape == ConvShape::same(16, wide.shape.out_channels, 3);
+    let Some([coarse_height, coarse_width]) = cuda::spatial_attention::coarse_size(height, width).filter(|_| fits)
+    else {
+        return Ok(None);
+    };
+    let y = new_image(reduced, [n, coarse_height, coarse_width, wide.shape.out_channels], reduced.dtype())?;
+    let [half, wide] = [half, wide].map(|conv| conv.packed(Packing::CoarseMap, reduced.dtype()));
+    cuda::spatial_attention::coarse_map(gpu, &half?, &wide?, image.view()?, image_mut(&y)?)?;
+    Ok(Some(y))
 }

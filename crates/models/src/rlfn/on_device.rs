@@ -117,9 +117,7 @@ impl RlfnOnDevice {
         for block in &self.blocks {
             let inner = block.second.forward(&block.first.forward(&y, LEAKY, None)?, LEAKY, None)?;
             let (mixed, reduced) = ops::conv_chain(&inner, &block.third, LEAKY, &y, [&block.mix, &block.reduce])?;
-            let half = block.half.forward(&reduced, Activation::Identity, None)?;
-            let pooled = ops::max_pool2d(&half, [7; 2], [3; 2], [0; 2])?;
-            let coarse = block.coarse.forward(&pooled, Activation::Identity, None)?;
+            let coarse = ops::spatial_coarse_map(&block.half, &block.coarse, &reduced)?;
             y = ops::spatial_gate(&block.gate, &mixed, &reduced, &coarse)?;
         }
         let body = self.body.forward(&y, Activation::Identity, Some(&head))?;

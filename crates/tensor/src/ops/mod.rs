@@ -29,7 +29,7 @@ pub use normalize::{l2_normalize, layer_norm, softmax};
 pub use pixel_shuffle::pixel_shuffle;
 pub use pooling::{avg_pool2d, max_pool2d};
 pub use resize::resize;
-pub use spatial_attention::{conv_chain, spatial_gate};
+pub use spatial_attention::{conv_chain, spatial_coarse_map, spatial_gate};
 pub use supple_kernels::activation::Activation;
 pub use supple_kernels::conv::ConvShape;
 pub use supple_kernels::resize::ResizeMode;

@@ -1,6 +1,6 @@
 //! The gate of RLFN's spatial attention, and the convolutions before it, fused where the device can.
 
-use super::{Activation, Conv2d, ResizeMode, activate, add, mul, resize, same_device};
+use super::{Activation, Conv2d, ResizeMode, activate, add, max_pool2d, mul, resize, same_device};
 use crate::error::refuse;
 use crate::{Error, Tensor};
 
@@ -35,6 +35,22 @@ pub fn spatial_gate(mix: &Conv2d, x: &Tensor, reduced: &Tensor, coarse: &Tensor)
     let wide = resize(coarse, ResizeMode::Bilinear, [height, width])?;
     let sum = add(&mix.forward(reduced, Activation::Identity, None)?, &wide)?;
     mul(x, &activate(&sum, Activation::Sigmoid)?)
+}
+
+/// `wide(max_pool(half(reduced)))`, the attention's coarse map; pooling takes the largest of 7×7 at every third pixel. On a GPU in
+/// one kernel where the shapes allow it.
+///
+/// # Errors
+/// If shapes, types or devices do not fit each other.
+pub fn spatial_coarse_map(half: &Conv2d, wide: &Conv2d, reduced: &Tensor) -> Result<Tensor, Error> {
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = reduced.device()
+        && let Some(y) = crate::cuda::coarse_map(gpu, half.on_gpu()?, wide.on_gpu()?, reduced)?
+    {
+        return Ok(y);
+    }
+    let pooled = max_pool2d(&half.forward(reduced, Activation::Identity, None)?, [7; 2], [3; 2], [0; 2])?;
+    wide.forward(&pooled, Activation::Identity, None)
 }
 
 /// `y = second(activation(first(x)) + residual)` and `third(y)`: on a GPU in one kernel where the shapes allow it.

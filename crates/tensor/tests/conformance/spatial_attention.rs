@@ -100,6 +100,48 @@ fn chains() {
 }
 
 #[test]
+fn coarse_maps() {
+    for ([n, h, w], inner, channels) in [
+        ([1, 15, 15], 16, 48),
+        ([2, 47, 33], 16, 52),
+        ([1, 64, 120], 16, 46),
+        ([1, 33, 21], 16, 17),
+        ([1, 29, 30], 12, 20),
+    ] {
+        let half = ConvShape { stride: [2; 2], padding: [0; 2], ..ConvShape::same(inner, inner, 3) };
+        let wide = ConvShape::same(inner, channels, 3);
+        let x = scaled_noise(n * h * w * inner, 1, 1.0);
+        let weights = [&half, &wide].map(|shape| scaled_noise(shape.weight_len().unwrap(), 2, 0.14));
+        let biases = [inner, channels].map(|len| scaled_noise(len, 3, 1.0));
+        let (map, [half_h, half_w]) = reference([n, h, w], &half, &x, &weights[0], Some(&biases[0]));
+        let [coarse_h, coarse_w] = [(half_h - 7) / 3 + 1, (half_w - 7) / 3 + 1];
+        let pooled: Vec<f32> = (0..n * coarse_h * coarse_w * inner)
+            .map(|at| {
+                let (c, px, row) = (at % inner, at / inner % coarse_w, at / inner / coarse_w);
+                let (py, image) = (row % coarse_h, row / coarse_h);
+                let at = |k: usize| ((image * half_h + 3 * py + k / 7) * half_w + 3 * px + k % 7) * inner + c;
+                (0..49).map(|k| map[at(k)]).fold(f64::NEG_INFINITY, f64::max) as f32
+            })
+            .collect();
+        let (wanted, _) = reference([n, coarse_h, coarse_w], &wide, &pooled, &weights[1], Some(&biases[1]));
+        for (name, device) in devices() {
+            let half = Conv2d::new(device, half, &weights[0], Some(&biases[0])).unwrap();
+            let wide = Conv2d::new(device, wide, &weights[1], Some(&biases[1])).unwrap();
+            for x in layouts(device, &x, &[n, h, w, inner]) {
+                let y = ops::spatial_coarse_map(&half, &wide, &x);
+                check(
+                    "spatial_attention",
+                    &format!("coarse map of {h}x{w}, {name}"),
+                    y,
+                    &[n, coarse_h, coarse_w, channels],
+                    &wanted,
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn shuffled_convolutions() {
     for (factor, colours) in [(2, 3), (3, 3), (4, 3), (1, 5)] {
         let ([n, h, w], inputs) = ([2, 9, 35], 48);
