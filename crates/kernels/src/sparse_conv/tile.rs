@@ -210,6 +210,10 @@ impl Multiply<'_> {
                 self.tile::<V, N, 4, B, false>(row, x, taken, 0);
                 x += taken;
             }
+            if const { NV > 3 && V::LANES > 4 } && narrow && width - x == 3 * V::LANES + 1 {
+                self.tile::<V, N, 3, B, true>(row, x, 3 * V::LANES, 3 * V::LANES);
+                return;
+            }
             if NV > 2 && (width - x).div_ceil(V::LANES) > 2 {
                 let taken = (width - x).min(3 * V::LANES);
                 self.tile::<V, N, 3, B, false>(row, x, taken, 0);
