@@ -154,6 +154,36 @@ fn weights_that_are_no_numbers_are_refused() {
 }
 
 #[test]
+fn integers_are_computed_where_a_file_has_them() {
+    let sandbox = prepared();
+    // A quantised file from elsewhere, as it is.
+    let quantised = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/tflite/per_channel.tflite");
+    sandbox.write("quant.tflite", &std::fs::read(quantised).unwrap());
+    let classify =
+        |model: &str, more: &[&str]| sandbox.run(&[&["classify", "in/a.png", "-m", model, "-n1"], more].concat());
+    for (more, precision) in [(&[][..], "int8"), (&["--precision", "int8"], "int8"), (&["--precision=f32"], "f32")] {
+        let json = classify("quant.tflite", &[more, &["--json"]].concat()).exits(0).json();
+        assert_eq!((&json["precision"], &json["classified"]), (&precision.into(), &1.into()), "{json:#}");
+        assert_eq!(classify("quant.tflite", more).exits(0).text().lines().count(), 1);
+    }
+    // Real numbers have to be calibrated first.
+    classify("net.safetensors", &["--precision", "int8"]).exits(1).says("no 8-bit integers").says("--calibration");
+    let compress = ["compress", "net.safetensors", "--precision", "int8"];
+    sandbox.run(&compress).exits(2).says("--calibration");
+    let run = sandbox.run(&[&compress[..], &["--calibration", "in"]].concat()).exits(0);
+    assert!(run.text().contains("8-bit integers") && run.text().contains("100.0 %"), "{}", run.text());
+    assert_eq!(classify("net_int8.safetensors", &["--precision", "int8"]).exits(0).text(), "in/a.png  100.0 %  red\n");
+    sandbox.write("truth.csv", b"a.png,red\ndeep/b.bmp,green\nc.gif,blue\n");
+    let eval = ["eval", "cnn", "-m", "net_int8.safetensors", "--pictures", "in", "--classes", "truth.csv", "--json"];
+    let json = sandbox.run(&eval).exits(0).json();
+    assert_eq!((&json["top1"], &json["precision"]), (&1.0.into(), &"int8".into()), "{json:#}");
+    let small = ["bench", "cnn", "--width", "0.25", "--size", "64", "--runs", "1", "--precision", "int8"];
+    let json = sandbox.run(&[&small[..], &["--json"]].concat()).exits(0).json();
+    assert_eq!(json["networks"][0]["precision"], "int8", "{json:#}");
+    sandbox.run(&[&small[..], &["--sparsity", "0.5"]].concat()).exits(2).says("--sparsity");
+}
+
+#[test]
 fn labels_have_to_fit() {
     let sandbox = prepared();
     sandbox.write("rgb.txt", b"rot\ngelb, gruen\nblau\n");

@@ -1,10 +1,10 @@
 //! Making networks small and fast.
 //!
 //! [`sparse_byte()`] prunes a classifier in small groups of weights and fits what is left on pictures of the kind that it is
-//! for; see [`mod@supple_methods::sparse_byte`] for how.
+//! for; see [`mod@supple_methods::sparse_byte`] for how. [`quantize`] rounds one to 8-bit integers.
 
 use crate::classifier::prepare_planar;
-use crate::convnet::ConvNet;
+use crate::convnet::{self, Calibration, ConvNet, Quantized};
 use crate::{Error, compute, picture};
 use std::path::{Path, PathBuf};
 use supple_methods::sparse_byte;
@@ -28,6 +28,15 @@ pub fn sparse_byte(
     let cpu = compute::cpu(threads)?;
     let engine = sparse_byte::Fast(cpu.clone());
     Ok(sparse_byte::compress(&cpu, &engine, network, options, calibration, progress)?)
+}
+
+/// Rounds `network` to 8-bit integers whose ranges are taken from `calibration`, inputs as [`calibration`] makes them. Pruned
+/// weights stay zero.
+///
+/// # Errors
+/// If the network cannot be computed in integers, or an input does not fit it, or there are none.
+pub fn quantize(network: &ConvNet, calibration: &[Vec<f32>], threads: Option<usize>) -> Result<Quantized, Error> {
+    Ok(convnet::quantize(&compute::cpu(threads)?, network, calibration, Calibration::MinMax)?)
 }
 
 /// Reads pictures as inputs of `network`: planar `[3][height][width]`. `progress` hears how many are done, and stops it by

@@ -136,6 +136,12 @@ pub enum Error {
         /// What stands against it.
         found: String,
     },
+    /// Integers were asked for, and the network has real numbers only.
+    #[error("the network {network} holds no 8-bit integers")]
+    NotQuantized {
+        /// Name of the network.
+        network: String,
+    },
     /// Labels whose number does not fit the network.
     #[error("{found} labels do not fit a network of {outputs} outputs")]
     Labels {
@@ -201,6 +207,9 @@ impl Error {
             Error::NotFiniteScore { .. } => "the weights are damaged, or too large for 32-bit floating point".into(),
             Error::NotAClassifier { .. } => {
                 "networks from a picture of 3 planes to one value a class can be used; supple inspect shows the shapes".into()
+            }
+            Error::NotQuantized { .. } => {
+                "supple compress MODEL --precision int8 --calibration PICTURES writes one that does; or choose --precision f32".into()
             }
             Error::Labels { outputs: 1001, .. } => {
                 "a labels file has one name a line: 1001, the first for the background, or 1000 without it".into()

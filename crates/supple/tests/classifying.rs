@@ -266,7 +266,7 @@ fn a_real_network_knows_real_pictures() {
     let options = ClassifierOptions {
         labels: Some(at("imagenet_labels.txt")),
         head: Some(at("mobilenet_quant_v1_224_head_layers.tflite")),
-        threads: None,
+        ..Default::default()
     };
     let body = at("mobilenet_v1_1.0_224_quant_embedding_extractor.tflite");
     let mut classifier = Classifier::open(&body, options).unwrap();

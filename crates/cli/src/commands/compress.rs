@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use supple::compress::{self, Options, Progress, Report, Score, Shape, Stage};
-use supple::convnet::Storage;
+use supple::convnet::{ConvNet, Quantized, Storage};
 use supple::picture::{self, EncodeOptions, PictureFormat};
 use supple::{Picture, classifier};
 
@@ -16,6 +16,7 @@ Examples:
   supple compress net.safetensors --sparsity 0.5 --pattern 1x8 --calibration photos/ -o half.safetensors
   supple compress body.tflite --head head.tflite --calibration photos/ --report report.json --picture masks.png
   supple compress net.tflite --sparsity 0.3                                     without pictures: prune only, no fit
+  supple compress net.safetensors --precision int8 --calibration photos/        8-bit integers, nothing pruned
 
 Groups of 4 suit CPUs with 128- and 256-bit vectors, groups of 8 those with 512-bit vectors. Some hundred pictures of the
 kind that the network is for are enough; they need no labels.
@@ -41,9 +42,13 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Method::SparseByte)]
     method: Method,
 
-    /// Share of the inner convolutions' weights to remove, from 0 to below 1
-    #[arg(short, long, value_name = "SHARE", default_value_t = 0.3, value_parser = parse_sparsity)]
-    sparsity: f64,
+    /// Share of the inner convolutions' weights to remove, from 0 to below 1 [default: 0.3, with --precision int8 none]
+    #[arg(short, long, value_name = "SHARE", value_parser = parse_sparsity)]
+    sparsity: Option<f64>,
+
+    /// Numbers of the result; int8 rounds to 8-bit integers whose ranges are those seen on the pictures
+    #[arg(long, value_enum, default_value_t = Target::F32, requires_if("int8", "calibration"))]
+    precision: Target,
 
     /// Which weights go together: 1xB (those of B output channels at one input), unstructured, or filters (whole output
     /// channels)
@@ -97,6 +102,20 @@ enum Method {
     SparseByte,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Target {
+    /// 32-bit floating point
+    F32,
+    /// 8-bit integers
+    Int8,
+}
+
+impl Args {
+    fn sparsity(&self) -> f64 {
+        self.sparsity.unwrap_or(if self.precision == Target::Int8 { 0.0 } else { 0.3 })
+    }
+}
+
 fn parse_sparsity(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(share) if (0.0..1.0).contains(&share) => Ok(share),
@@ -120,7 +139,7 @@ fn parse_pattern(text: &str) -> Result<Shape, String> {
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
     let Method::SparseByte = args.method;
-    let output = args.output.clone().unwrap_or_else(|| default_output(&args.model, args.sparsity));
+    let output = args.output.clone().unwrap_or_else(|| default_output(&args.model, args.sparsity(), args.precision));
     if output.extension().is_none_or(|ending| ending != "safetensors") {
         let problem = Problem::usage(format!("{}: networks are written as .safetensors", output.display()));
         return Err(problem.hint("give -o a name that ends with .safetensors").into());
@@ -133,7 +152,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         }
     }
     let network = classifier::open_network(&args.model, args.head.as_deref())?;
-    let mut options = Options { shape: args.pattern, sparsity: args.sparsity, ..Options::default() };
+    let mut options = Options { shape: args.pattern, sparsity: args.sparsity(), ..Options::default() };
     if args.no_rearrange {
         options.rearrangement = None;
     }
@@ -160,37 +179,68 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         !interrupt::asked()
     });
     let done = pictures.and_then(|pictures| {
-        compress::sparse_byte(&network, &options, &pictures, threads, &mut |progress| {
-            bar.show(&progress);
-            !interrupt::asked()
-        })
+        let mut pruned = (network, None);
+        if args.precision == Target::F32 || options.sparsity > 0.0 {
+            let (sparse, report) = compress::sparse_byte(&pruned.0, &options, &pictures, threads, &mut |progress| {
+                bar.show(&progress);
+                !interrupt::asked()
+            })?;
+            pruned = (sparse, Some(report));
+        }
+        let quantized = match args.precision {
+            Target::F32 => None,
+            Target::Int8 => {
+                bar.set("rounding to integers", 0, 1);
+                Some(compress::quantize(&pruned.0, &pictures, threads)?)
+            }
+        };
+        Ok((pruned, quantized))
     });
     bar.clear();
-    let (pruned, report) = done?;
+    let ((pruned, report), quantized) = done?;
+    let pruned: &ConvNet = quantized.as_ref().map_or(&pruned, |quantized| &quantized.network);
 
     pruned.save(&output, Storage::F32).map_err(supple::Error::from)?;
+    let mut json = report.as_ref().map_or(Ok(serde_json::json!({ "network": pruned.name })), serde_json::to_value)?;
+    if let Some(Quantized { snr_db, agreement, .. }) = &quantized {
+        json["quantized"] = serde_json::json!({ "snr_db": snr_db, "agreement": agreement });
+    }
     if let Some(path) = &args.report {
-        write_whole(path, &serde_json::to_vec_pretty(&report)?, args.overwrite)?;
+        write_whole(path, &serde_json::to_vec_pretty(&json)?, args.overwrite)?;
     }
     if let Some(path) = &args.picture {
-        let (width, height, samples) = compress::masks_picture(&pruned);
+        let (width, height, samples) = compress::masks_picture(pruned);
         let picture = Picture::from_rgb8(width, height, samples)?;
         picture::save(path, &picture, PictureFormat::Png, &EncodeOptions::default(), args.overwrite)?;
     }
     if args.json {
-        let mut json = serde_json::to_value(&report)?;
         json["output"] = serde_json::json!(output);
         show_json(&json)?;
     } else if !args.quiet {
-        show(&table(&report, &output))?;
+        let mut text = report.map_or_else(String::new, |report| table(&report, &output));
+        if let Some(Quantized { network, snr_db, agreement }) = &quantized {
+            text += &format!(
+                "{}: 8-bit integers, {snr_db:.1} dB, the same first name on {:.1} % of the pictures, {}\n",
+                network.name,
+                agreement * 100.0,
+                output.display()
+            );
+        }
+        show(&text)?;
     }
     Ok(Exit::Done)
 }
 
-/// `mobilenet.tflite` → `mobilenet_sparse30.safetensors`.
-fn default_output(model: &Path, sparsity: f64) -> PathBuf {
-    let stem = model.file_stem().unwrap_or_default().to_string_lossy();
-    model.with_file_name(format!("{stem}_sparse{:.0}.safetensors", sparsity * 100.0))
+/// `mobilenet.tflite` → `mobilenet_sparse30.safetensors`, `mobilenet_int8.safetensors` or both endings.
+fn default_output(model: &Path, sparsity: f64, precision: Target) -> PathBuf {
+    let mut stem = model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    if precision == Target::F32 || sparsity > 0.0 {
+        stem += &format!("_sparse{:.0}", sparsity * 100.0);
+    }
+    if precision == Target::Int8 {
+        stem += "_int8";
+    }
+    model.with_file_name(stem + ".safetensors")
 }
 
 /// Writes a file under a temporary name beside it, then renames it: a failure leaves nothing behind.
@@ -288,6 +338,9 @@ mod tests {
 
     #[test]
     fn results_stand_beside_the_network() {
-        assert_eq!(default_output(Path::new("a/net.tflite"), 0.3), Path::new("a/net_sparse30.safetensors"));
+        let name = |sparsity, precision| default_output(Path::new("a/net.tflite"), sparsity, precision);
+        assert_eq!(name(0.3, Target::F32), Path::new("a/net_sparse30.safetensors"));
+        assert_eq!(name(0.0, Target::Int8), Path::new("a/net_int8.safetensors"));
+        assert_eq!(name(0.5, Target::Int8), Path::new("a/net_sparse50_int8.safetensors"));
     }
 }

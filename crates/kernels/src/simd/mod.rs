@@ -75,6 +75,12 @@ pub trait Simd: Copy {
     unsafe fn select_lt(self, other: Self, yes: Self, no: Self) -> Self;
     /// The sum of all lanes.
     unsafe fn sum(self) -> f32;
+    /// Asks for the cache line at `_at`, which need not exist, to read it soon. Nothing where that is left to the machine.
+    #[inline(always)]
+    unsafe fn prefetch(_at: *const f32) {}
+    /// The same, to write to it.
+    #[inline(always)]
+    unsafe fn prefetch_write(_at: *const f32) {}
     /// Lanes taken as pairs of bf16: the low halves and the high halves, as floats.
     unsafe fn bf16_pair(self) -> (Self, Self);
     /// `self + a.low · b.low + a.high · b.high`, lanes of `a` and `b` taken as pairs of bf16.

@@ -51,6 +51,24 @@ fn first_of_16(count: usize) -> __mmask16 {
     (0xffff_u32 >> (16 - count)) as u16
 }
 
+/// Implements the two prefetches, by which no memory is used and nothing can fail.
+macro_rules! prefetches {
+    () => {
+        #[inline(always)]
+        unsafe fn prefetch(at: *const f32) {
+            // SAFETY: a hint, whatever the address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn prefetch_write(at: *const f32) {
+            // SAFETY: a hint, whatever the address; CPUs with AVX2 that lack it take it for no operation.
+            unsafe {
+                std::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
+            }
+        }
+    };
+}
+
 /// Implements methods by intrinsics; the first argument is `self`.
 macro_rules! by_intrinsic {
     ($($name:ident ( $this:ident $(, $arg:ident)* ) => $body:expr;)*) => {$(
@@ -160,6 +178,7 @@ impl Simd for F32x8 {
     const REGISTERS: usize = 16;
     type Half = F32x4;
 
+    prefetches!();
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         // SAFETY: the trait's caller vouches for the instruction set.
@@ -263,6 +282,7 @@ impl<const BF16: bool> Simd for Zmm<BF16> {
     const REGISTERS: usize = 32;
     type Half = F32x8;
 
+    prefetches!();
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         // SAFETY: the trait's caller vouches for the instruction set.

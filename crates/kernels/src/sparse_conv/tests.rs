@@ -21,7 +21,8 @@ fn sparse_weights(out: usize, columns: usize, block: usize, sparsity: f32) -> Ve
 fn products_match_plain_loops() {
     for isa in Isa::available() {
         for block in BLOCKS {
-            for (out, columns, pixels) in [(1, 1, 1), (7, 5, 3), (32, 32, 196), (13, 64, 61), (40, 9, 49), (8, 3, 350)]
+            for (out, columns, pixels) in
+                [(1, 1, 1), (7, 5, 3), (32, 32, 196), (13, 64, 61), (40, 9, 49), (9, 6, 98), (8, 3, 350)]
             {
                 for sparsity in [0.0, 0.5, 1.0] {
                     let weights = sparse_weights(out, columns, block, sparsity);

@@ -96,6 +96,12 @@ pub(super) unsafe fn multiply_at(
     unsafe { dispatch(packed.isa(), kernel) }
 }
 
+/// Floats of a cache line.
+const LINE: usize = 16;
+/// How far ahead of the products weights are asked for, in floats: further than the machine itself looks, which stops at the
+/// end of a page.
+const AHEAD: usize = 512;
+
 struct Multiply<'a> {
     packed: &'a PackedSparse,
     offsets: &'a Offsets,
@@ -157,8 +163,8 @@ impl Multiply<'_> {
 
     /// Whole tiles, then the rest: whole vectors, and at last part of one.
     ///
-    /// A single pixel after the last tile (planes of 7×7 have one) goes along with that tile as one vector of a block's
-    /// channels, where there are vectors of that length; so does the only pixel of a row.
+    /// A few pixels after the last tile (planes of 7×7 have one, those of 14×14 four) go along with as many of the tiles, each
+    /// as one vector of a block's channels, where there are vectors of that length; so does the only pixel of a row.
     #[inline(always)]
     unsafe fn row<V: Simd, const NV: usize, const B: usize>(&self, row: usize) {
         // SAFETY: as for this method.
@@ -182,50 +188,63 @@ impl Multiply<'_> {
                 self.pixel::<N, B>(row);
                 return;
             }
-            while x + NV * V::LANES <= width {
-                if narrow && width - x == NV * V::LANES + 1 {
-                    self.tile::<V, N, NV, B, true>(row, x, NV * V::LANES);
-                    return;
+            let (tiles, left) = (width / (NV * V::LANES), width % (NV * V::LANES));
+            if narrow && left <= tiles.min(4) && 2 * left <= V::LANES {
+                for i in 0..left {
+                    self.tile::<V, N, NV, B, true>(row, x, NV * V::LANES, width - left + i - x);
+                    x += NV * V::LANES;
                 }
-                self.tile::<V, N, NV, B, false>(row, x, NV * V::LANES);
+                while x + NV * V::LANES <= width {
+                    self.tile::<V, N, NV, B, false>(row, x, NV * V::LANES, 0);
+                    x += NV * V::LANES;
+                }
+                return;
+            }
+            while x + NV * V::LANES <= width {
+                self.tile::<V, N, NV, B, false>(row, x, NV * V::LANES, 0);
                 x += NV * V::LANES;
             }
             let rest = (width - x).div_ceil(V::LANES);
             if NV > 4 && rest > 4 {
                 let taken = (width - x).min(4 * V::LANES);
-                self.tile::<V, N, 4, B, false>(row, x, taken);
+                self.tile::<V, N, 4, B, false>(row, x, taken, 0);
                 x += taken;
+            }
+            if const { NV > 3 && V::LANES > 4 } && narrow && width - x == 3 * V::LANES + 1 {
+                self.tile::<V, N, 3, B, true>(row, x, 3 * V::LANES, 3 * V::LANES);
+                return;
             }
             if NV > 2 && (width - x).div_ceil(V::LANES) > 2 {
                 let taken = (width - x).min(3 * V::LANES);
-                self.tile::<V, N, 3, B, false>(row, x, taken);
+                self.tile::<V, N, 3, B, false>(row, x, taken, 0);
                 x += taken;
             }
             if NV > 1 && (width - x).div_ceil(V::LANES) == 2 {
                 let taken = width - x;
-                self.tile::<V, N, 2, B, false>(row, x, taken);
+                self.tile::<V, N, 2, B, false>(row, x, taken, 0);
                 x += taken;
             }
             while x < width {
                 let taken = (width - x).min(V::LANES);
                 if const { <V::Half as Simd>::LANES < V::LANES } && taken <= <V::Half as Simd>::LANES {
-                    self.tile::<V::Half, N, 1, B, false>(row, x, taken);
+                    self.tile::<V::Half, N, 1, B, false>(row, x, taken, 0);
                 } else {
-                    self.tile::<V, N, 1, B, false>(row, x, taken);
+                    self.tile::<V, N, 1, B, false>(row, x, taken, 0);
                 }
                 x += taken;
             }
         }
     }
 
-    /// Pixels `x .. x + count` of a row, `NV` vectors of which the last may be partly filled, for all blocks; and the pixel
-    /// after them if `ONE_MORE`.
+    /// Pixels `x .. x + count` of a row, `NV` vectors of which the last may be partly filled, for all blocks; and pixel
+    /// `x + more` if `ONE_MORE`.
     #[inline(always)]
     unsafe fn tile<V: Simd, N: Simd, const NV: usize, const B: usize, const ONE_MORE: bool>(
         &self,
         row: usize,
         x: usize,
         count: usize,
+        more: usize,
     ) {
         let Product { input_row, output_row, output_plane, .. } = self.product;
         let packed = self.packed;
@@ -238,6 +257,11 @@ impl Multiply<'_> {
             let mut weight = packed.values.as_ptr().add(first * B);
             for block in self.blocks.clone() {
                 let bias = packed.bias.as_ptr().add(block * B);
+                for i in 0..B {
+                    for j in 0..(NV * V::LANES).div_ceil(LINE) {
+                        V::prefetch_write(output.wrapping_add((block * B + i) * output_plane + j * LINE));
+                    }
+                }
                 let mut sums = [[V::splat(0.0); NV]; B];
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let start = V::splat(*bias.add(i));
@@ -262,8 +286,9 @@ impl Multiply<'_> {
                         }
                     }
                     if ONE_MORE {
-                        one = N::splat(*from.add(NV * V::LANES)).mul_add(N::load(weight), one);
+                        one = N::splat(*from.add(more)).mul_add(N::load(weight), one);
                     }
+                    V::prefetch(weight.wrapping_add(AHEAD));
                     offset = offset.add(1);
                     weight = weight.add(B);
                 }
@@ -271,7 +296,7 @@ impl Multiply<'_> {
                 let (channel, pixel) = (block * B * output_plane, row * output_row + x);
                 self.finish::<V, NV, B>(&sums, channels, output, channel, pixel, count);
                 if ONE_MORE {
-                    let (output, pixel) = (output.add(NV * V::LANES), pixel + NV * V::LANES);
+                    let (output, pixel) = (output.add(more), pixel + more);
                     self.finish_pixel(one, channels, output, channel, pixel);
                 }
             }
@@ -296,6 +321,9 @@ impl Multiply<'_> {
                 sums[0] = N::load(packed.bias.as_ptr().add(block * B));
                 let mut i = 0;
                 while i + 4 <= count {
+                    for j in 0..(4 * B).div_ceil(LINE) {
+                        N::prefetch(weights.wrapping_add(i * B + j * LINE + AHEAD));
+                    }
                     for (j, sum) in sums.iter_mut().enumerate() {
                         let value = N::splat(*input.add(*offsets.add(i + j) as usize));
                         *sum = value.mul_add(N::load(weights.add((i + j) * B)), *sum);

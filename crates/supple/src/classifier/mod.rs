@@ -28,6 +28,7 @@
 
 #[cfg(feature = "files")]
 mod accuracy;
+mod engine;
 mod labels;
 mod many;
 mod options;
@@ -37,9 +38,10 @@ mod random;
 
 #[cfg(feature = "files")]
 pub use accuracy::{Accuracy, ClassRule, Example, Outcome, examples, measure};
+pub use engine::Engine;
 pub use labels::{parse as parse_labels, read as read_labels};
 pub use many::READERS;
-pub use options::ClassifierOptions;
+pub use options::{ClassifierOptions, Precision};
 pub use predictions::Prediction;
 pub use prepare::{Crop, Input, prepare, prepare_planar};
 pub use random::sparsify_at_random;
@@ -49,12 +51,12 @@ use crate::picture::Picture;
 use crate::{Cpu, Error, compute};
 use std::fmt;
 use std::path::Path;
-use supple_models::convnet::{ConvNet, Plan, Shape};
+use supple_models::convnet::{ConvNet, Shape};
 
 /// A network that names what is in a picture, ready to run.
 pub struct Classifier {
     name: String,
-    plan: Plan,
+    engine: Engine,
     cpu: Cpu,
     input: Input,
     /// Number of outputs.
@@ -98,14 +100,14 @@ impl Classifier {
         };
         let cpu = compute::cpu(options.threads)?;
         let input = Input::of(&network)?;
-        let plan = Plan::new(&cpu, &network)?;
-        let output = plan.output_shape();
+        let engine = Engine::new(&cpu, &network, options.precision)?;
+        let output = engine.output_shape();
         if output.pixels() != 1 {
             let found = format!("its output is {output}, not one value a class");
             return Err(Error::NotAClassifier { network: network.name, found });
         }
         let classifier = Classifier {
-            plan,
+            engine,
             cpu,
             input,
             outputs: output.channels,
@@ -173,7 +175,7 @@ impl Classifier {
         if rgb.len() != wanted {
             return Err(Error::Samples { width, height, channels: 3, wanted, found: rgb.len() });
         }
-        let scores = self.plan.run_rgb(rgb)?;
+        let scores = self.engine.run_rgb(rgb)?;
         predictions::check_finite(scores, &self.name)?;
         Ok(if self.ends_in_softmax { scores.to_vec() } else { predictions::softmax(scores) })
     }
@@ -181,6 +183,11 @@ impl Classifier {
     /// What the network is called.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What it is computed in: [`Precision::F32`] or [`Precision::Int8`].
+    pub fn precision(&self) -> Precision {
+        self.engine.precision()
     }
 
     /// Size and preprocessing of its input.

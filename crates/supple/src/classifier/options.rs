@@ -2,6 +2,19 @@
 
 use std::path::PathBuf;
 
+/// What a network is computed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 8-bit integers where the file has them throughout, as its makers meant it; else `f32`.
+    #[default]
+    Auto,
+    /// 32-bit floating point; integers of the file become the real numbers that they stand for.
+    F32,
+    /// 8-bit integers: faster, and for the file of a TensorFlow Lite network, bit for bit what its reference kernels give.
+    /// The file must have them.
+    Int8,
+}
+
 /// How to classify. The result does not depend on `threads`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClassifierOptions {
@@ -11,4 +24,6 @@ pub struct ClassifierOptions {
     pub head: Option<PathBuf>,
     /// Threads; all that the machine offers if not given.
     pub threads: Option<usize>,
+    /// What the network is computed in.
+    pub precision: Precision,
 }

@@ -1,6 +1,7 @@
 //! `supple bench cnn`: how fast classifiers run, layer by layer if asked.
 
 use super::median;
+use crate::commands::classify::{Numbers, precision_name};
 use crate::commands::upscale::parse_threads;
 use crate::interrupt;
 use crate::report::{Exit, Problem, show, show_json, table};
@@ -8,9 +9,9 @@ use clap::ValueEnum;
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use supple::classifier::{open_network, sparsify_at_random};
-use supple::convnet::{ConvNet, Plan};
-use supple::{Cpu, Error, compute, efficientnet_lite, mobilenet, peak};
+use supple::classifier::{Engine, Precision, open_network, sparsify_at_random};
+use supple::convnet::ConvNet;
+use supple::{Cpu, Error, compress, compute, efficientnet_lite, mobilenet, peak};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -18,10 +19,10 @@ Examples:
   supple bench cnn --sparsity 0.3 --pattern 1x4                   dense and 30 % sparse in turns
   supple bench cnn --network mobilenet_v2 --layers                layer by layer
   supple bench cnn dense.tflite sparse.safetensors --threads 1    files in turns
+  supple bench cnn --precision int8                               the same network in 8-bit integers
   supple bench cnn --network efficientnet_lite0 --json
 
-Speed does not depend on the values of weights, except for zeros: random weights do. Contenders take turns, so that what
-else the machine does meets all alike. GFLOP/s count two operations for each multiply-accumulate with a weight that is
+Speed does not depend on the values of weights, except for zeros: random weights do. X GFLOP/s count two operations for each multiply-accumulate with a weight that is
 not zero. Only the network is timed, on numbers in memory.";
 
 /// Measure the speed of classifiers: time, GFLOP/s, share of the machine's peak, gain by sparsity
@@ -51,6 +52,10 @@ pub struct Args {
     /// Neighbouring output channels that share their zeros
     #[arg(long, value_name = "1x4|1x8", default_value = "1x4", value_parser = parse_pattern, requires = "sparsity")]
     pattern: usize,
+
+    /// Numbers to compute with; int8 quantises random weights
+    #[arg(long, value_enum, default_value_t = Numbers::Auto)]
+    precision: Numbers,
 
     /// Threads to use; 0: all
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_threads)]
@@ -103,22 +108,32 @@ const SEED: u64 = 1;
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
     interrupt::install();
     let cpu = compute::cpu(Some(args.threads).filter(|&n| n > 0))?;
+    let precision = Precision::from(args.precision);
+    if precision == Precision::Int8 && args.sparsity.is_some() {
+        return Err(Problem::usage("--sparsity puts zeros into f32 networks: leave out --precision int8").into());
+    }
     let mut contenders = Vec::new();
     for (name, network) in networks(args)? {
-        contenders.push(Contender::new(&cpu, name.clone(), &network)?);
+        let network =
+            if args.models.is_empty() && precision == Precision::Int8 { integers(&network)? } else { network };
+        contenders.push(Contender::new(&cpu, name.clone(), &network, precision)?);
         if let Some(sparsity) = args.sparsity {
             let mut sparse = network;
             sparsify_at_random(&mut sparse, sparsity, args.pattern, SEED)?;
             let name = format!("{name}, {}% 1x{}", sparsity * 100.0, args.pattern);
-            contenders.push(Contender::new(&cpu, name, &sparse)?);
+            contenders.push(Contender::new(&cpu, name, &sparse, precision)?);
         }
     }
     // The peak before and after the work: a machine whose clock changes in between is seen.
     let mut peak_gflops = peak::fma_gflops(cpu.isa, &cpu.pool);
+    let several = contenders.len() > 1;
     for round in 0..WARM_UP + args.runs {
         for contender in &mut contenders {
             if interrupt::asked() {
                 return Err(Error::Cancelled.into());
+            }
+            if several {
+                contender.measure(false, false)?; // finds the caches as another network left them
             }
             contender.measure(args.layers, round >= WARM_UP)?;
         }
@@ -143,7 +158,8 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         cpu.isa,
         args.runs
     );
-    let mut rows = vec![["network", "median", "fastest", "GFLOP/s", "of peak", "zeros", "gain"].map(String::from)];
+    let mut rows =
+        vec![["network", "precision", "median", "fastest", "GFLOP/s", "of peak", "zeros", "gain"].map(String::from)];
     rows.extend(contenders.iter().map(|contender| contender.row(peak_gflops, first)));
     text += &table(&rows);
     if args.layers {
@@ -179,11 +195,22 @@ fn random(args: &Args) -> anyhow::Result<ConvNet> {
     Ok(network.map_err(Error::from)?)
 }
 
+/// Random weights as 8-bit integers.
+fn integers(network: &ConvNet) -> Result<ConvNet, Error> {
+    let len = network.input_shape().map_or(0, |shape| shape.len());
+    Ok(compress::quantize(network, &[input(len)], Some(1))?.network)
+}
+
+/// Something like a picture: no plane is constant, none is subnormal.
+fn input(len: usize) -> Vec<f32> {
+    (0..len).map(|i| (i * 7919 % 255) as f32 / 127.5 - 1.0).collect()
+}
+
 /// What is measured.
 struct Contender {
     name: String,
     parameters: usize,
-    plan: Plan,
+    plan: Engine,
     input: Vec<f32>,
     /// Of each run.
     seconds: Vec<f64>,
@@ -192,10 +219,9 @@ struct Contender {
 }
 
 impl Contender {
-    fn new(cpu: &Cpu, name: String, network: &ConvNet) -> Result<Contender, Error> {
-        let plan = Plan::new(cpu, network)?;
-        // Something like a picture: no plane is constant, none is subnormal.
-        let input = (0..plan.input_shape().len()).map(|i| (i * 7919 % 255) as f32 / 127.5 - 1.0).collect();
+    fn new(cpu: &Cpu, name: String, network: &ConvNet, precision: Precision) -> Result<Contender, Error> {
+        let plan = Engine::new(cpu, network, precision)?;
+        let input = input(plan.input_shape().len());
         let layer_seconds = vec![Vec::new(); plan.layers().len()];
         Ok(Contender { name, parameters: network.parameters(), plan, input, seconds: Vec::new(), layer_seconds })
     }
@@ -239,10 +265,11 @@ impl Contender {
         1.0 - kept as f64 / all.max(1) as f64
     }
 
-    fn row(&self, peak: f64, first: f64) -> [String; 7] {
+    fn row(&self, peak: f64, first: f64) -> [String; 8] {
         let milliseconds = |seconds: f64| format!("{:.3} ms", seconds * 1e3);
         [
             self.name.clone(),
+            precision_name(self.plan.precision()).into(),
             milliseconds(self.median()),
             milliseconds(self.seconds[0]),
             format!("{:.1}", self.gflops()),
@@ -277,6 +304,7 @@ impl Contender {
         let (macs, nonzero_macs) = self.macs();
         let mut json = json!({
             "name": self.name,
+            "precision": precision_name(self.plan.precision()),
             "parameters": self.parameters,
             "median_ms": self.median() * 1e3,
             "min_ms": self.seconds[0] * 1e3,

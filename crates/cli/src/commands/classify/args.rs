@@ -4,6 +4,7 @@ use crate::commands::upscale::parse_threads;
 use crate::size::parse_pixels;
 use std::path::PathBuf;
 use supple::ClassifierOptions;
+use supple::classifier::Precision;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -12,6 +13,7 @@ Examples:
   supple classify '**/*.jpg' -m net.safetensors --top 1               a pattern (quoted); one line a picture
   supple classify a.png -m body.tflite --head head.tflite             a network that comes in two files
   supple classify photos/ -m mobilenet.tflite --json | jq '.files[] | {input, best: .predictions[0].label}'
+  supple classify photo.jpg -m mobilenet_quant.tflite --precision f32 a file in 8-bit integers, in floating point
   cat photo.jpg | supple classify - -m mobilenet.tflite               from standard input
 
 No classifier is bundled. MobileNet, EfficientNet-Lite and similar networks work, as TFLite (float or quantised), as
@@ -65,9 +67,43 @@ pub struct Network {
     #[arg(short, long, value_name = "FILE")]
     pub labels: Option<PathBuf>,
 
+    /// Numbers to compute with
+    #[arg(long, value_enum, default_value_t = Numbers::Auto)]
+    pub precision: Numbers,
+
     /// Threads to use; 0: all
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = parse_threads)]
     pub threads: usize,
+}
+
+/// [`Precision`] as an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Numbers {
+    /// int8 for a file in 8-bit integers, f32 for others
+    Auto,
+    /// 32-bit floating point
+    F32,
+    /// 8-bit integers, which the file must have
+    Int8,
+}
+
+impl From<Numbers> for Precision {
+    fn from(numbers: Numbers) -> Precision {
+        match numbers {
+            Numbers::Auto => Precision::Auto,
+            Numbers::F32 => Precision::F32,
+            Numbers::Int8 => Precision::Int8,
+        }
+    }
+}
+
+/// A precision as it is called in arguments and results.
+pub fn precision_name(precision: Precision) -> &'static str {
+    match precision {
+        Precision::Auto => "auto",
+        Precision::F32 => "f32",
+        Precision::Int8 => "int8",
+    }
 }
 
 impl Network {
@@ -77,6 +113,7 @@ impl Network {
             labels: self.labels.clone(),
             head: self.head.clone(),
             threads: Some(self.threads).filter(|&n| n > 0),
+            precision: self.precision.into(),
         }
     }
 }

@@ -3,7 +3,7 @@
 mod args;
 mod records;
 
-pub use args::{Args, Network};
+pub use args::{Args, Network, Numbers, precision_name};
 
 use super::inputs::{self, Source};
 use super::progress::Display;

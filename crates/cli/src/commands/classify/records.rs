@@ -1,5 +1,6 @@
 //! What became of each picture, for people and for scripts.
 
+use super::precision_name;
 use crate::commands::inputs::Unreadable;
 use crate::commands::progress::Display;
 use crate::{report, size};
@@ -98,6 +99,7 @@ pub fn json(
         "model": model,
         "network": classifier.name(),
         "classes": classifier.outputs(),
+        "precision": precision_name(classifier.precision()),
         "isa": classifier.cpu().isa.name(),
         "threads": classifier.cpu().threads(),
         "files": files,

@@ -1,6 +1,6 @@
 //! `supple eval cnn`: how often a classifier is right.
 
-use crate::commands::classify::Network;
+use crate::commands::classify::{Network, precision_name};
 use crate::commands::progress::Display;
 use crate::interrupt;
 use crate::report::{Exit, show, show_json};
@@ -65,6 +65,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         let mut json = serde_json::to_value(&accuracy)?;
         json["model"] = serde_json::json!(model);
         json["network"] = classifier.name().into();
+        json["precision"] = precision_name(classifier.precision()).into();
         json["background"] = classifier.background().into();
         show_json(&json)?;
         return Ok(Exit::Done);
@@ -72,10 +73,11 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     let percent = |share: f64| format!("{:.2} %", share * 100.0);
     let lines = [
         ("network", format!("{} ({})", classifier.name(), model.display())),
+        ("precision", precision_name(classifier.precision()).into()),
         ("pictures", accuracy.pictures.to_string()),
         ("top-1", percent(accuracy.top1)),
         ("top-5", percent(accuracy.top5)),
     ];
-    show(&lines.map(|(name, value)| format!("{name:<9} {value}\n")).concat())?;
+    show(&lines.map(|(name, value)| format!("{name:<10} {value}\n")).concat())?;
     Ok(Exit::Done)
 }
