@@ -14,8 +14,7 @@
 //! | part of [`PackedSparse`] | shape |
 //! |---|---|
 //! | counts | `[blocks]`, columns that are not zero |
-//! | columns | `[Σ counts]`, ascending in each block |
-//! | values | `[Σ counts][block]` |
+//! | entries | `[Σ counts][1 + block]`: a column's offset, then its weights; columns ascend in each block |
 //! | bias | `[blocks · block]` |
 //!
 //! Files: `packed.rs` (this layout), `tile.rs` (the kernel), `tiles.rs` (its shape), `phases.rs` (zero-padded input), `depthwise.rs`, `direct.rs`
@@ -39,7 +38,7 @@ mod tests;
 
 pub use depthwise::PlanarDepthwise;
 pub use layer::{Feed, SparseLayer};
-pub use packed::{BLOCKS, Offsets, PackedSparse, default_block};
+pub use packed::{BLOCKS, PackedSparse, default_block};
 pub use phases::Phases;
 pub use planes::{PADDING, plane_len};
 pub use pool::{Reduce, global_average, pool_rows};
