@@ -13,8 +13,9 @@
 //!
 //! | part of [`PackedSparse`] | shape |
 //! |---|---|
-//! | counts | `[blocks]`, columns that are not zero |
-//! | entries | `[Σ counts][1 + block]`: a column's offset, then its weights; columns ascend in each block |
+//! | starts | `[blocks + 1]`, the first entry of each block and the end of the last; an entry is a column that is not zero |
+//! | offsets | `[entries]`, where the column meets the input; columns ascend in each block |
+//! | weights | `[entries][block]`; in WebAssembly each entry's after its offset, in one array |
 //! | bias | `[blocks · block]` |
 //!
 //! Files: `packed.rs` (this layout), `tile.rs` (the kernel), `tiles.rs` (its shape), `phases.rs` (zero-padded input), `depthwise.rs`, `direct.rs`

@@ -210,7 +210,7 @@ impl PackedSparse {
     }
 
     /// Says where each column meets the input: column `k` begins at float `of(k)`. At first all begin at float 0. `gather`
-    /// says that tiles of the input may be gathered; for a single pixel that is not worth it.
+    /// says that tiles of the input may be gathered; for a single pixel or few columns that is not worth it.
     ///
     /// # Panics
     /// If an offset exceeds 32 bits.
