@@ -5,7 +5,7 @@
 //! where a plane is too small for that, first channels of the feed and then blocks of the product.
 
 use super::tile::multiply_at;
-use super::{Epilogue, Offsets, PADDING, PackedSparse, Phases, PlanarDepthwise, Product, plane_len};
+use super::{Epilogue, PADDING, PackedSparse, Phases, PlanarDepthwise, Product, plane_len};
 use crate::ThreadPool;
 use crate::pool::SendPtr;
 use std::ops::Range;
@@ -14,6 +14,9 @@ use std::ops::Range;
 const BAND: usize = 112 << 10;
 /// Pixels that a task should have at least: some tiles.
 const PIXELS: usize = 192;
+
+/// Columns from which on it pays to gather tiles.
+const GATHERED: usize = 64;
 
 /// What a product reads.
 #[derive(Clone, Debug)]
@@ -34,7 +37,6 @@ pub enum Feed {
 #[derive(Clone, Debug)]
 pub struct SparseLayer {
     packed: PackedSparse,
-    offsets: Offsets,
     feed: Feed,
     /// Channels that the feed produces, and floats from one to the next.
     channels: usize,
@@ -55,7 +57,7 @@ impl SparseLayer {
     /// # Panics
     /// If the columns of `packed` do not fit the feed.
     pub fn new(
-        packed: PackedSparse,
+        mut packed: PackedSparse,
         feed: Feed,
         in_plane: usize,
         size: [usize; 2],
@@ -88,17 +90,19 @@ impl SparseLayer {
             Feed::Phases(phases) => phases.plane_len(band),
             Feed::Depthwise(..) => plane_len(band * width),
         };
-        let offsets = match &feed {
+        let gather = size != [1, 1] && packed.columns() >= GATHERED;
+        match &feed {
             Feed::Phases(phases) => {
                 let side = phases.kernel()[1];
-                packed.offsets(|column| {
+                let of = |column| {
                     let tap = column % area;
                     column / area * feed_plane + phases.offset(tap / side, tap % side)
-                })
+                };
+                packed.place(of, gather);
             }
-            _ => packed.offsets(|column| column / area * feed_plane + column % area),
-        };
-        SparseLayer { packed, offsets, feed, channels, feed_plane, in_plane, size, out_plane, band, threads }
+            _ => packed.place(|column| column / area * feed_plane + column % area, gather),
+        }
+        SparseLayer { packed, feed, channels, feed_plane, in_plane, size, out_plane, band, threads }
     }
 
     /// The weights.
@@ -177,7 +181,7 @@ impl SparseLayer {
         // SAFETY: `run` checked that the planes hold all pixels; tasks differ in pixels or in blocks.
         unsafe {
             let output = output.get().add(at);
-            multiply_at(&self.packed, &self.offsets, product, input, output, epilogue, blocks);
+            multiply_at(&self.packed, product, input, output, epilogue, blocks);
         }
     }
 

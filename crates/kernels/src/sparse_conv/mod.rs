@@ -13,9 +13,9 @@
 //!
 //! | part of [`PackedSparse`] | shape |
 //! |---|---|
-//! | counts | `[blocks]`, columns that are not zero |
-//! | columns | `[Σ counts]`, ascending in each block |
-//! | values | `[Σ counts][block]` |
+//! | starts | `[blocks + 1]`, the first entry of each block and the end of the last; an entry is a column that is not zero |
+//! | offsets | `[entries]`, where the column meets the input; columns ascend in each block |
+//! | weights | `[entries][block]`; in WebAssembly each entry's after its offset, in one array |
 //! | bias | `[blocks · block]` |
 //!
 //! Files: `packed.rs` (this layout), `tile.rs` (the kernel), `tiles.rs` (its shape), `phases.rs` (zero-padded input), `depthwise.rs`, `direct.rs`
@@ -39,7 +39,7 @@ mod tests;
 
 pub use depthwise::PlanarDepthwise;
 pub use layer::{Feed, SparseLayer};
-pub use packed::{BLOCKS, Offsets, PackedSparse, default_block};
+pub use packed::{BLOCKS, PackedSparse, default_block};
 pub use phases::Phases;
 pub use planes::{PADDING, plane_len};
 pub use pool::{Reduce, global_average, pool_rows};

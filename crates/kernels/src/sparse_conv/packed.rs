@@ -1,6 +1,8 @@
 //! Weights in blocks of output channels that share their zero columns.
 
+use super::tile::GATHERS;
 use super::tiles;
+use crate::simd::lanes;
 use crate::{AlignedBuf, Isa};
 
 /// Block sizes that there are kernels for.
@@ -27,21 +29,70 @@ pub struct PackedSparse {
     out_channels: usize,
     columns: usize,
     block: usize,
-    pub(super) counts: Vec<u32>,
     indices: Vec<u32>,
-    pub(super) values: AlignedBuf,
+    /// Of each entry; or nothing, if [`INTERLEAVED`].
+    offsets: Vec<u32>,
+    /// Weights of each entry, after its offset if [`INTERLEAVED`].
+    entries: AlignedBuf,
     pub(super) bias: AlignedBuf,
     /// Where the entries of each block begin, and where the last end.
-    pub(super) starts: Vec<usize>,
+    starts: Vec<usize>,
+    /// Where each column begins in the input, if tiles of it are gathered; else empty.
+    pub(super) columns_at: Vec<u32>,
+    /// The highest place in the input that a column begins at.
+    highest: usize,
     /// Vectors of pixels in a tile.
     pub(super) vectors: usize,
 }
 
-/// Where in the input each entry of a [`PackedSparse`] begins, in floats.
-#[derive(Clone, Debug)]
-pub struct Offsets {
-    pub(super) values: Vec<u32>,
-    pub(super) highest: usize,
+/// Whether an entry's offset stands before its weights: engines for WebAssembly have few registers and count every
+/// instruction, so that one pointer is better than two. On x86-64 weights of their own are faster.
+const INTERLEAVED: bool = cfg!(target_arch = "wasm32");
+
+/// An entry of a [`PackedSparse`] with blocks of `B` channels.
+#[derive(Clone, Copy)]
+pub(super) struct Entry<const B: usize> {
+    offset: *const u32,
+    /// Not used if [`INTERLEAVED`].
+    weights: *const f32,
+}
+
+impl<const B: usize> Entry<B> {
+    /// Where its column meets the input.
+    ///
+    /// # Safety
+    /// There must be such an entry.
+    #[inline(always)]
+    pub unsafe fn offset(self) -> usize {
+        // SAFETY: an entry has an offset.
+        unsafe { *self.offset as usize }
+    }
+
+    /// Its `B` weights.
+    ///
+    /// # Safety
+    /// There must be such an entry.
+    #[inline(always)]
+    pub unsafe fn weights(self) -> *const f32 {
+        // SAFETY: the weights follow the offset.
+        if INTERLEAVED { unsafe { self.offset.add(1).cast() } } else { self.weights }
+    }
+
+    /// The entry `n` further on.
+    ///
+    /// # Safety
+    /// There must be as many, or one less.
+    #[inline(always)]
+    pub unsafe fn after(self, n: usize) -> Entry<B> {
+        // SAFETY: both end where the entries do.
+        unsafe {
+            if INTERLEAVED {
+                Entry { offset: self.offset.add(n * (1 + B)), ..self }
+            } else {
+                Entry { offset: self.offset.add(n), weights: self.weights.add(n * B) }
+            }
+        }
+    }
 }
 
 impl PackedSparse {
@@ -90,10 +141,9 @@ impl PackedSparse {
         assert!(out_channels > 0 && weights.len() == out_channels * columns, "sparse weights");
         assert!(BLOCKS.contains(&block) && u32::try_from(columns).is_ok(), "block of {block}, {columns} columns");
         let blocks = out_channels.div_ceil(block);
-        let (mut counts, mut indices, mut values, mut starts) = (Vec::new(), Vec::new(), Vec::new(), vec![0]);
+        let (mut indices, mut entries, mut starts) = (Vec::new(), Vec::new(), vec![0]);
         let mut entry = vec![0.0; block];
         for b in 0..blocks {
-            let before = indices.len();
             for column in 0..columns {
                 for (i, value) in entry.iter_mut().enumerate() {
                     let channel = b * block + i;
@@ -101,17 +151,32 @@ impl PackedSparse {
                 }
                 if keep(&entry) {
                     indices.push(column as u32);
-                    values.extend_from_slice(&entry);
+                    if INTERLEAVED {
+                        entries.push(0.0);
+                    }
+                    entries.extend_from_slice(&entry);
                 }
             }
-            counts.push((indices.len() - before) as u32);
             starts.push(indices.len());
         }
         let mut padded = AlignedBuf::zeroed(blocks * block);
         padded[..out_channels].copy_from_slice(bias);
-        let values = AlignedBuf::from_slice(&values);
-        let bias = padded;
-        PackedSparse { isa, out_channels, columns, block, counts, indices, values, bias, starts, vectors }
+        let entries = AlignedBuf::from_slice(&entries);
+        let offsets = if INTERLEAVED { Vec::new() } else { vec![0; indices.len()] };
+        PackedSparse {
+            isa,
+            out_channels,
+            columns,
+            block,
+            indices,
+            offsets,
+            entries,
+            bias: padded,
+            starts,
+            columns_at: Vec::new(),
+            highest: 0,
+            vectors,
+        }
     }
 
     /// The instruction set that the weights are packed for.
@@ -136,7 +201,7 @@ impl PackedSparse {
 
     /// Number of blocks; the last may have fewer channels than the others.
     pub fn blocks(&self) -> usize {
-        self.counts.len()
+        self.starts.len() - 1
     }
 
     /// Weights that are stored, those of channels that only fill the last block included.
@@ -144,14 +209,68 @@ impl PackedSparse {
         self.indices.len() * self.block
     }
 
-    /// Where each stored entry meets the input, if column `k` begins at float `of(k)`.
+    /// Says where each column meets the input: column `k` begins at float `of(k)`. At first all begin at float 0. `gather`
+    /// says that tiles of the input may be gathered; for a single pixel or few columns that is not worth it.
     ///
     /// # Panics
     /// If an offset exceeds 32 bits.
-    pub fn offsets(&self, of: impl Fn(usize) -> usize) -> Offsets {
-        let to_u32 = |column: &u32| u32::try_from(of(*column as usize)).expect("offsets fit 32 bits");
-        let values: Vec<u32> = self.indices.iter().map(to_u32).collect();
-        let highest = values.iter().copied().max().unwrap_or(0) as usize;
-        Offsets { values, highest }
+    pub fn place(&mut self, of: impl Fn(usize) -> usize, gather: bool) {
+        let to_u32 = |offset: usize| u32::try_from(offset).expect("offsets fit 32 bits");
+        self.highest = 0;
+        let gather = gather && GATHERS;
+        let pixels = self.pixels();
+        let block = self.block;
+        for (i, &column) in self.indices.iter().enumerate() {
+            let offset = if gather { column as usize * pixels } else { of(column as usize) };
+            self.highest = self.highest.max(offset);
+            if INTERLEAVED {
+                self.entries[i * (1 + block)] = f32::from_bits(to_u32(offset));
+            } else {
+                self.offsets[i] = to_u32(offset);
+            }
+        }
+        self.columns_at.clear();
+        if gather {
+            self.columns_at.extend((0..self.columns).map(|column| to_u32(of(column))));
+            self.highest = self.columns_at.iter().copied().max().unwrap_or(0) as usize;
+        }
+    }
+
+    /// Pixels of a tile.
+    pub(super) fn pixels(&self) -> usize {
+        self.vectors * lanes(self.isa)
+    }
+
+    /// The highest place in the input that a column begins at.
+    pub(super) fn highest(&self) -> usize {
+        self.highest
+    }
+
+    /// The first entry of a block.
+    ///
+    /// # Safety
+    /// There must be such a block, and blocks must have `B` channels.
+    #[inline(always)]
+    pub(super) unsafe fn entry<const B: usize>(&self, block: usize) -> Entry<B> {
+        // SAFETY: the block begins within the entries.
+        unsafe {
+            let first = *self.starts.get_unchecked(block);
+            if INTERLEAVED {
+                let offset = self.entries.as_ptr().add(first * (1 + B)).cast();
+                Entry { offset, weights: std::ptr::null() }
+            } else {
+                Entry { offset: self.offsets.as_ptr().add(first), weights: self.entries.as_ptr().add(first * B) }
+            }
+        }
+    }
+
+    /// Entries of a block.
+    ///
+    /// # Safety
+    /// There must be such a block.
+    #[inline(always)]
+    pub(super) unsafe fn count(&self, block: usize) -> usize {
+        // SAFETY: each block has a start, and the last an end.
+        unsafe { self.starts.get_unchecked(block + 1) - self.starts.get_unchecked(block) }
     }
 }

@@ -29,8 +29,8 @@ fn products_match_plain_loops() {
                     let (bias, plane) = (noise(out, 7), plane_len(pixels));
                     let input = noise(columns * plane + PADDING, 11);
                     let residual = noise(out * plane, 13);
-                    let packed = PackedSparse::pack(isa, &weights, &bias, columns, block);
-                    let offsets = packed.offsets(|column| column * plane);
+                    let mut packed = PackedSparse::pack(isa, &weights, &bias, columns, block);
+                    packed.place(|column| column * plane, true);
                     for residual in [None, Some((&residual[..], (-0.5, 2.0)))] {
                         let mut output = vec![99.0; out * plane];
                         let epilogue = Epilogue { range: (-0.2, 1.5), residual };
@@ -38,8 +38,8 @@ fn products_match_plain_loops() {
                             Product { rows: 1, width: pixels, input_row: 0, output_row: 0, output_plane: plane };
                         // In two parts, which must not disturb each other.
                         let half = packed.blocks() / 2;
-                        multiply(&packed, &offsets, product, &input, &mut output, epilogue, half..packed.blocks());
-                        multiply(&packed, &offsets, product, &input, &mut output, epilogue, 0..half);
+                        multiply(&packed, product, &input, &mut output, epilogue, half..packed.blocks());
+                        multiply(&packed, product, &input, &mut output, epilogue, 0..half);
                         for o in 0..out {
                             for p in 0..plane {
                                 let got = output[o * plane + p];
@@ -134,14 +134,17 @@ fn depthwise_and_direct_convolutions_match_plain_loops() {
             let out = 5;
             let columns = channels * area;
             let (weights, bias) = (sparse_weights(out, columns, 4, 0.4), noise(out, 5));
-            let packed = PackedSparse::pack(isa, &weights, &bias, columns, 4);
+            let mut packed = PackedSparse::pack(isa, &weights, &bias, columns, 4);
             let scratch_plane = phases.plane_len(height);
             let mut scratch = vec![f32::NAN; channels * scratch_plane + PADDING];
             phases.fill_planes(isa, &input, plane, 0..height, &mut scratch, scratch_plane, channels);
-            let offsets = packed.offsets(|column| {
-                let (channel, tap) = (column / area, column % area);
-                channel * scratch_plane + phases.offset(tap / kernel[1], tap % kernel[1])
-            });
+            packed.place(
+                |column| {
+                    let (channel, tap) = (column / area, column % area);
+                    channel * scratch_plane + phases.offset(tap / kernel[1], tap % kernel[1])
+                },
+                true,
+            );
             let product = Product {
                 rows: height,
                 width,
@@ -151,7 +154,7 @@ fn depthwise_and_direct_convolutions_match_plain_loops() {
             };
             let mut output = vec![99.0; out * out_plane];
             let epilogue = Epilogue { range: (f32::NEG_INFINITY, f32::INFINITY), residual: None };
-            multiply(&packed, &offsets, product, &scratch, &mut output, epilogue, 0..packed.blocks());
+            multiply(&packed, product, &scratch, &mut output, epilogue, 0..packed.blocks());
             for o in 0..out {
                 for p in 0..height * width {
                     let mut want = f64::from(bias[o]);
@@ -201,12 +204,12 @@ fn results_do_not_depend_on_the_tile() {
                 .filter(|&v| v != 0);
             let outputs: Vec<Vec<f32>> = outputs
                 .map(|vectors| {
-                    let packed = PackedSparse::with_tile(isa, &weights, &bias, columns, block, vectors);
+                    let mut packed = PackedSparse::with_tile(isa, &weights, &bias, columns, block, vectors);
                     let product = Product { rows: 1, width: pixels, input_row: 0, output_row: 0, output_plane: pixels };
                     let mut output = vec![0.0; out * pixels];
                     let epilogue = Epilogue { range: (-1.0, 6.0), residual: None };
-                    let offsets = packed.offsets(|column| column * pixels);
-                    multiply(&packed, &offsets, product, &input, &mut output, epilogue, 0..packed.blocks());
+                    packed.place(|column| column * pixels, true);
+                    multiply(&packed, product, &input, &mut output, epilogue, 0..packed.blocks());
                     output
                 })
                 .collect();

@@ -1,10 +1,12 @@
 //! The pointwise product: tiles of pixels that stay in registers while the columns of a block pass.
 
+use super::PackedSparse;
 use super::tiles::is_candidate;
-use super::{Offsets, PackedSparse};
+use crate::AlignedBuf;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::ptr::null_mut;
 
 /// What happens to a sum before it is stored.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +44,6 @@ pub struct Product {
 /// If the blocks, the input or the output do not fit.
 pub fn multiply(
     packed: &PackedSparse,
-    offsets: &Offsets,
     product: Product,
     input: &[f32],
     output: &mut [f32],
@@ -52,7 +53,7 @@ pub fn multiply(
     let written = product.written(packed);
     assert!(output.len() >= written, "the product writes {written} floats of {}", output.len());
     // SAFETY: the output is as long as it has to be, and this is the only reference to it.
-    unsafe { multiply_at(packed, offsets, product, input, output.as_mut_ptr(), epilogue, blocks) }
+    unsafe { multiply_at(packed, product, input, output.as_mut_ptr(), epilogue, blocks) }
 }
 
 impl Product {
@@ -74,7 +75,6 @@ impl Product {
 /// If the blocks or the input do not fit.
 pub(super) unsafe fn multiply_at(
     packed: &PackedSparse,
-    offsets: &Offsets,
     product: Product,
     input: &[f32],
     output: *mut f32,
@@ -83,14 +83,15 @@ pub(super) unsafe fn multiply_at(
 ) {
     let Product { rows, width, input_row, .. } = product;
     assert!(blocks.start <= blocks.end && blocks.end <= packed.blocks(), "blocks {blocks:?}");
-    assert_eq!(offsets.values.len(), packed.starts[packed.blocks()], "offsets of these weights");
     if rows == 0 || width == 0 || blocks.is_empty() {
         return;
     }
-    let read = offsets.highest + (rows - 1) * input_row + width + super::PADDING;
+    let read = packed.highest() + (rows - 1) * input_row + width + super::PADDING;
     assert!(input.len() >= read, "the product reads {read} floats of {}", input.len());
     assert!(epilogue.residual.is_none_or(|(residual, _)| residual.len() >= product.written(packed)), "residual");
-    let kernel = Multiply { packed, offsets, product, input, output, epilogue, blocks };
+    let mut tile = AlignedBuf::zeroed(packed.columns_at.len() * packed.pixels());
+    let gathered = if tile.is_empty() { null_mut() } else { tile.as_mut_ptr() };
+    let kernel = Multiply { packed, product, input, output, epilogue, blocks, gathered };
     // SAFETY: the weights were packed for an instruction set that this CPU has; lengths were checked just now, and the
     // caller vouches for the output.
     unsafe { dispatch(packed.isa(), kernel) }
@@ -104,13 +105,20 @@ const AHEAD: usize = 512;
 
 struct Multiply<'a> {
     packed: &'a PackedSparse,
-    offsets: &'a Offsets,
     product: Product,
     input: &'a [f32],
     output: *mut f32,
     epilogue: Epilogue<'a>,
     blocks: Range<usize>,
+    /// Room for a tile of all columns, or null.
+    gathered: *mut f32,
 }
+
+/// Whether the pixels of a tile are copied to neighbouring memory before the blocks pass: where tiles are so small that the
+/// L1 cache and the table of pages would do badly with a piece of each plane.
+pub(super) const GATHERS: bool = cfg!(target_arch = "wasm32");
+/// Whether a tile leaves no registers for one more pixel: V8 loads all that a column needs before it multiplies.
+const FEW_REGISTERS: bool = cfg!(target_arch = "wasm32");
 
 impl Kernel for Multiply<'_> {
     type Output = ();
@@ -164,7 +172,8 @@ impl Multiply<'_> {
     /// Whole tiles, then the rest: whole vectors, and at last part of one.
     ///
     /// A few pixels after the last tile (planes of 7×7 have one, those of 14×14 four) go along with as many of the tiles, each
-    /// as one vector of a block's channels, where there are vectors of that length; so does the only pixel of a row.
+    /// as one vector of a block's channels, where there are vectors of that length; so does the only pixel of a row. Where the
+    /// registers would not do, a single pixel after the last tile goes by itself.
     #[inline(always)]
     unsafe fn row<V: Simd, const NV: usize, const B: usize>(&self, row: usize) {
         // SAFETY: as for this method.
@@ -185,11 +194,11 @@ impl Multiply<'_> {
         // SAFETY: `x` and what is taken from it stay within the row; reads may go on into the padding.
         unsafe {
             if narrow && width == 1 {
-                self.pixel::<N, B>(row);
+                self.pixel::<V, N, B>(row, 0);
                 return;
             }
             let (tiles, left) = (width / (NV * V::LANES), width % (NV * V::LANES));
-            if narrow && left <= tiles.min(4) && 2 * left <= V::LANES {
+            if !FEW_REGISTERS && narrow && left <= tiles.min(4) && 2 * left <= V::LANES {
                 for i in 0..left {
                     self.tile::<V, N, NV, B, true>(row, x, NV * V::LANES, width - left + i - x);
                     x += NV * V::LANES;
@@ -224,6 +233,10 @@ impl Multiply<'_> {
                 self.tile::<V, N, 2, B, false>(row, x, taken, 0);
                 x += taken;
             }
+            if FEW_REGISTERS && narrow && width - x == 1 {
+                self.pixel::<V, N, B>(row, x);
+                return;
+            }
             while x < width {
                 let taken = (width - x).min(V::LANES);
                 if const { <V::Half as Simd>::LANES < V::LANES } && taken <= <V::Half as Simd>::LANES {
@@ -246,98 +259,133 @@ impl Multiply<'_> {
         count: usize,
         more: usize,
     ) {
-        let Product { input_row, output_row, output_plane, .. } = self.product;
-        let packed = self.packed;
-        let first = packed.starts[self.blocks.start];
-        // SAFETY: entries, offsets and biases are those of the blocks asked for; an input vector ends within the padding.
+        // SAFETY: the pixels are those of the row; an input vector ends within the padding.
         unsafe {
-            let input = self.input.as_ptr().add(row * input_row + x);
-            let output = self.output.add(row * output_row + x);
-            let mut offset = self.offsets.values.as_ptr().add(first);
-            let mut weight = packed.values.as_ptr().add(first * B);
+            let input = self.input::<V, NV>(row, x);
             for block in self.blocks.clone() {
-                let bias = packed.bias.as_ptr().add(block * B);
-                for i in 0..B {
-                    for j in 0..(NV * V::LANES).div_ceil(LINE) {
-                        V::prefetch_write(output.wrapping_add((block * B + i) * output_plane + j * LINE));
-                    }
-                }
-                let mut sums = [[V::splat(0.0); NV]; B];
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    let start = V::splat(*bias.add(i));
-                    for sum in sums.iter_mut() {
-                        *sum = start;
-                    }
-                }
-                let mut one = N::splat(0.0);
-                if ONE_MORE {
-                    one = N::load(bias);
-                }
-                for _ in 0..*packed.counts.get_unchecked(block) {
-                    let from = input.add(*offset as usize);
-                    let mut pixels = [V::splat(0.0); NV];
-                    for (j, pixels) in pixels.iter_mut().enumerate() {
-                        *pixels = V::load(from.add(j * V::LANES));
-                    }
-                    for (i, sums) in sums.iter_mut().enumerate() {
-                        let value = V::splat(*weight.add(i));
-                        for (sum, &pixels) in sums.iter_mut().zip(&pixels) {
-                            *sum = pixels.mul_add(value, *sum);
-                        }
-                    }
-                    if ONE_MORE {
-                        one = N::splat(*from.add(more)).mul_add(N::load(weight), one);
-                    }
-                    V::prefetch(weight.wrapping_add(AHEAD));
-                    offset = offset.add(1);
-                    weight = weight.add(B);
-                }
-                let channels = (packed.out_channels() - block * B).min(B);
-                let (channel, pixel) = (block * B * output_plane, row * output_row + x);
-                self.finish::<V, NV, B>(&sums, channels, output, channel, pixel, count);
-                if ONE_MORE {
-                    let (output, pixel) = (output.add(more), pixel + more);
-                    self.finish_pixel(one, channels, output, channel, pixel);
-                }
+                self.block::<V, N, NV, B, ONE_MORE>(block, input, row * self.product.output_row + x, count, more);
             }
         }
     }
 
-    /// The only pixel of a row: vectors of the `B` channels of a block. Sums are split in four, so that a product need not
-    /// wait for the one before it.
+    /// Where the entries' offsets begin for pixel `x` of a row; gathers `NV` vectors of each column there, if this product
+    /// does that.
     #[inline(always)]
-    unsafe fn pixel<N: Simd, const B: usize>(&self, row: usize) {
-        let Product { input_row, output_row, output_plane, .. } = self.product;
+    unsafe fn input<V: Simd, const NV: usize>(&self, row: usize, x: usize) -> *const f32 {
+        // SAFETY: the pixel is one of the row; a column's vectors may end in the padding, and there is room for a tile.
+        unsafe {
+            let from = self.input.as_ptr().add(row * self.product.input_row + x);
+            if !GATHERS || self.gathered.is_null() {
+                return from;
+            }
+            let mut to = self.gathered;
+            for &offset in &self.packed.columns_at {
+                for j in 0..NV {
+                    V::load(from.add(offset as usize + j * V::LANES)).store(to.add(j * V::LANES));
+                }
+                to = to.add(self.packed.pixels());
+            }
+            self.gathered
+        }
+    }
+
+    /// The channels of `block`: `count` pixels from `pixel` of the output on, and one more if asked for.
+    ///
+    /// Engines for WebAssembly keep the sums in registers only in functions as small as this: where all tiles are in one, V8
+    /// stores them after every column.
+    #[cfg_attr(target_arch = "wasm32", inline(never))]
+    #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
+    unsafe fn block<V: Simd, N: Simd, const NV: usize, const B: usize, const ONE_MORE: bool>(
+        &self,
+        block: usize,
+        input: *const f32,
+        pixel: usize,
+        count: usize,
+        more: usize,
+    ) {
+        let packed = self.packed;
+        let output_plane = self.product.output_plane;
+        // SAFETY: as for `tile`.
+        unsafe {
+            let bias = packed.bias.as_ptr().add(block * B);
+            for i in 0..B {
+                for j in 0..(NV * V::LANES).div_ceil(LINE) {
+                    V::prefetch_write(self.output.wrapping_add((block * B + i) * output_plane + pixel + j * LINE));
+                }
+            }
+            let mut sums = [[V::splat(0.0); NV]; B];
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let start = V::splat(*bias.add(i));
+                for sum in sums.iter_mut() {
+                    *sum = start;
+                }
+            }
+            let mut one = N::splat(0.0);
+            if ONE_MORE {
+                one = N::load(bias);
+            }
+            let mut entry = packed.entry::<B>(block);
+            for _ in 0..packed.count(block) {
+                let (from, weight) = (input.add(entry.offset()), entry.weights());
+                let mut pixels = [V::splat(0.0); NV];
+                for (j, pixels) in pixels.iter_mut().enumerate() {
+                    *pixels = V::load(from.add(j * V::LANES));
+                }
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let value = V::splat(*weight.add(i));
+                    for (sum, &pixels) in sums.iter_mut().zip(&pixels) {
+                        *sum = pixels.mul_add(value, *sum);
+                    }
+                }
+                if ONE_MORE {
+                    one = N::splat(*from.add(more)).mul_add(N::load(weight), one);
+                }
+                V::prefetch(weight.wrapping_add(AHEAD));
+                entry = entry.after(1);
+            }
+            let channels = (packed.out_channels() - block * B).min(B);
+            let channel = block * B * output_plane;
+            let output = self.output.add(pixel);
+            self.finish::<V, NV, B>(&sums, channels, output, channel, pixel, count);
+            if ONE_MORE {
+                let (output, pixel) = (output.add(more), pixel + more);
+                self.finish_pixel(one, channels, output, channel, pixel);
+            }
+        }
+    }
+
+    /// One pixel of a row: vectors of the `B` channels of a block. Sums are split in four, so that a product need not wait for
+    /// the one before it.
+    #[inline(always)]
+    unsafe fn pixel<V: Simd, N: Simd, const B: usize>(&self, row: usize, x: usize) {
+        let Product { output_row, output_plane, .. } = self.product;
         let packed = self.packed;
         // SAFETY: as for `tile`.
         unsafe {
-            let input = self.input.as_ptr().add(row * input_row);
+            let input = self.input::<V, 1>(row, x);
             for block in self.blocks.clone() {
-                let start = packed.starts[block];
-                let offsets = self.offsets.values.as_ptr().add(start);
-                let weights = packed.values.as_ptr().add(start * B);
-                let count = packed.counts[block] as usize;
                 let mut sums = [N::splat(0.0); 4];
                 sums[0] = N::load(packed.bias.as_ptr().add(block * B));
-                let mut i = 0;
-                while i + 4 <= count {
+                let (mut entry, mut left) = (packed.entry::<B>(block), packed.count(block));
+                while left >= 4 {
                     for j in 0..(4 * B).div_ceil(LINE) {
-                        N::prefetch(weights.wrapping_add(i * B + j * LINE + AHEAD));
+                        N::prefetch(entry.weights().wrapping_add(j * LINE + AHEAD));
                     }
                     for (j, sum) in sums.iter_mut().enumerate() {
-                        let value = N::splat(*input.add(*offsets.add(i + j) as usize));
-                        *sum = value.mul_add(N::load(weights.add((i + j) * B)), *sum);
+                        let entry = entry.after(j);
+                        *sum = N::splat(*input.add(entry.offset())).mul_add(N::load(entry.weights()), *sum);
                     }
-                    i += 4;
+                    entry = entry.after(4);
+                    left -= 4;
                 }
-                while i < count {
-                    let value = N::splat(*input.add(*offsets.add(i) as usize));
-                    sums[0] = value.mul_add(N::load(weights.add(i * B)), sums[0]);
-                    i += 1;
+                while left > 0 {
+                    sums[0] = N::splat(*input.add(entry.offset())).mul_add(N::load(entry.weights()), sums[0]);
+                    entry = entry.after(1);
+                    left -= 1;
                 }
                 let sum = sums[0].add(sums[1]).add(sums[2].add(sums[3]));
                 let channels = (packed.out_channels() - block * B).min(B);
-                let pixel = row * output_row;
+                let pixel = row * output_row + x;
                 self.finish_pixel(sum, channels, self.output.add(pixel), block * B * output_plane, pixel);
             }
         }

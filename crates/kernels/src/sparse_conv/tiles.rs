@@ -2,7 +2,7 @@
 //!
 //! Results do not depend on it: every pixel's sum has the same order in any tile.
 
-use super::{Epilogue, Offsets, PADDING, PackedSparse, Product, multiply};
+use super::{Epilogue, PADDING, PackedSparse, Product, multiply};
 use crate::simd::{lanes, registers};
 use crate::{AlignedBuf, Isa};
 use std::sync::Mutex;
@@ -10,15 +10,15 @@ use std::sync::Mutex;
 /// Vectors in a tile, for vectors of `lanes`, so many registers, and blocks of `block` channels: the usual choice first,
 /// then what is better on some machines; 0 stands for none.
 ///
-/// Registers of four floats are those of ARM and WebAssembly, where machines differ: small cores want smaller tiles, and
-/// what a WebAssembly module runs on may have 16 or 32 registers, and multiply and add in one step or two.
+/// 32 registers of four floats are those of ARM, where machines differ: small cores want smaller tiles. In WebAssembly two
+/// vectors are the most: V8 loads all pixels and weights of a column before it multiplies, so that 2·4 sums, 2 vectors of
+/// pixels, 4 weights and a product are the 15 registers that it has on x86-64; larger tiles take three times as long.
 pub(super) const fn candidates(lanes: usize, registers: usize, block: usize) -> [usize; 3] {
     match (lanes, registers >= 32, block) {
         (_, _, 1) => [8, 0, 0],
         (_, true, 2) => [8, 0, 0],
         (_, false, 2) => [4, 0, 0],
         (4, true, 4) => [6, 4, 0],
-        (4, false, 4) => [2, 3, 4],
         (_, true, 4) => [6, 0, 0],
         (_, false, 4) => [2, 0, 0],
         (_, true, 8) => [3, 0, 0],
@@ -74,23 +74,23 @@ fn measure(isa: Isa, block: usize, seconds: f64, clock: &dyn Fn() -> f64) -> usi
     let weights: Vec<f32> = (0..CHANNELS * COLUMNS).map(|i| (i % 7) as f32 - 3.5).collect();
     let input = AlignedBuf::zeroed(COLUMNS * pixels + PADDING);
     let mut output = AlignedBuf::zeroed(CHANNELS * pixels);
-    let mut contenders: Vec<(usize, PackedSparse, Offsets, f64)> = candidates(lanes(isa), registers(isa), block)
+    let mut contenders: Vec<(usize, PackedSparse, f64)> = candidates(lanes(isa), registers(isa), block)
         .into_iter()
         .filter(|&vectors| vectors != 0)
         .map(|vectors| {
-            let packed = PackedSparse::with_tile(isa, &weights, &[0.5; CHANNELS], COLUMNS, block, vectors);
-            let offsets = packed.offsets(|column| column * pixels);
-            (vectors, packed, offsets, f64::INFINITY)
+            let mut packed = PackedSparse::with_tile(isa, &weights, &[0.5; CHANNELS], COLUMNS, block, vectors);
+            packed.place(|column| column * pixels, true);
+            (vectors, packed, f64::INFINITY)
         })
         .collect();
     let product = Product { rows: 1, width: pixels, input_row: 0, output_row: 0, output_plane: pixels };
     // In turns, so that a disturbance does not hit one alone.
     for _ in 0..3 {
-        for (_, packed, offsets, best) in &mut contenders {
+        for (_, packed, best) in &mut contenders {
             let (began, mut runs) = (clock(), 0);
             let each = loop {
                 let epilogue = Epilogue { range: (0.0, 6.0), residual: None };
-                multiply(packed, offsets, product, &input, &mut output, epilogue, 0..packed.blocks());
+                multiply(packed, product, &input, &mut output, epilogue, 0..packed.blocks());
                 runs += 1;
                 let passed = clock() - began;
                 // A clock that stands still must not hold us for ever.
@@ -101,5 +101,5 @@ fn measure(isa: Isa, block: usize, seconds: f64, clock: &dyn Fn() -> f64) -> usi
             *best = best.min(each);
         }
     }
-    contenders.into_iter().min_by(|a, b| a.3.total_cmp(&b.3)).map_or(1, |(vectors, ..)| vectors)
+    contenders.into_iter().min_by(|a, b| a.2.total_cmp(&b.2)).map_or(1, |(vectors, ..)| vectors)
 }
