@@ -58,7 +58,8 @@ fn sandbox() -> Sandbox {
 #[test]
 fn a_compressed_network_is_as_sparse_as_asked_and_classifies() {
     let sandbox = sandbox();
-    let line = "compress net.safetensors -s 0.5 --calibration pictures --report r.json --picture m.png --json";
+    let line =
+        "compress net.safetensors -s 0.5 --spread even --calibration pictures --report r.json --picture m.png --json";
     let report = sandbox.run(&line.split(' ').collect::<Vec<_>>()).exits(0).json();
     assert_eq!(report["output"], "net_sparse50.safetensors");
     assert!((report["sparsity"].as_f64().expect("a number") - 0.5).abs() < 0.02, "{report}");
@@ -70,6 +71,21 @@ fn a_compressed_network_is_as_sparse_as_asked_and_classifies() {
     let inner: Vec<&Conv> = pruned.convs().map(|(_, conv)| conv).skip(1).take(2).collect();
     assert!(inner.iter().all(|conv| conv.pattern == Pattern::Block(4) && (conv.sparsity() - 0.5).abs() < 0.02));
     sandbox.run(&["classify", "pictures/0.png", "-m", "net_sparse50.safetensors", "--top", "1"]).exits(0);
+}
+
+#[test]
+fn by_default_it_is_the_multiplications_that_are_counted() {
+    let sandbox = sandbox();
+    let line = "compress net.safetensors -s 0.5 --calibration pictures --json";
+    let report = sandbox.run(&line.split(' ').collect::<Vec<_>>()).exits(0).json();
+    let pruned = ConvNet::open(&sandbox.path("net_sparse50.safetensors")).expect("can be read");
+    let work = |network: &ConvNet| -> f64 {
+        let shapes = network.shapes().expect("consistent");
+        let inner = network.convs().skip(1).take(2);
+        inner.map(|(id, conv)| (1.0 - conv.sparsity()) * (conv.weights.len() * shapes[id].pixels()) as f64).sum()
+    };
+    let left = work(&pruned) / work(&network());
+    assert!((left - 0.5).abs() < 0.03, "{left}: {report}");
 }
 
 #[test]

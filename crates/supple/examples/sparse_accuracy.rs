@@ -1,14 +1,15 @@
 //! Top-1 accuracy against sparsity for each pattern, one-shot with reconstruction, as a table and a figure:
-//! `cargo run --release -p supple --example sparse_accuracy -- PICTURES OUT MODEL [HEAD] [--only 0.3] [--calibrate 512]`.
+//! `cargo run --release -p supple --example sparse_accuracy -- PICTURES OUT MODEL [HEAD] [--only 0.3] [--calibrate 512] [--even] [--threads N]`.
 //!
 //! PICTURES is a folder of labelled pictures as `supple eval cnn` takes it (sorted by class, or one folder a class). 512 of
 //! them, chosen at random with a fixed seed and without their labels, calibrate; accuracy is given on the others, which
-//! nothing has seen, and on all. Writes OUT.csv and OUT.svg.
+//! nothing has seen, and on all. Sparsity is the share of multiplications that go, spread as [`Allocation::Marginal`] says, or, with
+//! `--even` and for filters, the share of each layer's weights. `--only` may be given several times. Writes OUT.csv and OUT.svg.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use supple::classifier::{self, ClassRule, Classifier, ClassifierOptions, Example, Input};
-use supple::compress::{self, Options, Rearrangement, Shape};
+use supple::compress::{self, Allocation, Options, Rearrangement, Shape};
 use supple::convnet::ConvNet;
 
 /// A row of curves: name, shape, whether channels are rearranged, colour.
@@ -28,8 +29,9 @@ struct Picture {
 }
 
 /// Share of right answers in percent: on pictures that did not calibrate, and on all.
-fn accuracy(network: ConvNet, pictures: &[Picture]) -> Result<[f64; 2], supple::Error> {
-    let mut classifier = Classifier::from_network(network, ClassifierOptions::default())?;
+fn accuracy(network: ConvNet, pictures: &[Picture], threads: Option<usize>) -> Result<[f64; 2], supple::Error> {
+    let mut classifier =
+        Classifier::from_network(network, ClassifierOptions { threads, ..ClassifierOptions::default() })?;
     let (mut right, mut count) = ([0.0f64; 2], [0.0f64; 2]);
     for picture in pictures {
         let found = classifier.probabilities(&picture.bytes)?;
@@ -57,17 +59,22 @@ fn choose(count: usize, wanted: usize) -> Vec<bool> {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let (mut places, mut only, mut wanted) = (Vec::new(), None, 512);
+    let (mut places, mut only, mut wanted, mut allocation) = (Vec::new(), Vec::new(), 512, Allocation::Marginal);
+    let mut threads = None;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
-            "--only" => only = Some(arguments.next().unwrap_or_default().parse::<f64>()?),
+            "--only" => only.push(arguments.next().unwrap_or_default().parse::<f64>()?),
+            "--threads" => threads = Some(arguments.next().unwrap_or_default().parse()?),
+            "--even" => allocation = Allocation::Uniform,
             "--calibrate" => wanted = arguments.next().unwrap_or_default().parse()?,
             _ => places.push(PathBuf::from(argument)),
         }
     }
     let [folder, out, model, head @ ..] = &places[..] else {
-        eprintln!("usage: sparse_accuracy PICTURES OUT MODEL [HEAD] [--only SPARSITY] [--calibrate N]");
+        eprintln!(
+            "usage: sparse_accuracy PICTURES OUT MODEL [HEAD] [--only SPARSITY] [--calibrate N] [--even] [--threads N]"
+        );
         std::process::exit(2);
     };
     let network = classifier::open_network(model, head.first().map(PathBuf::as_path))?;
@@ -83,7 +90,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let calibration: Vec<Vec<f32>> =
         pictures.iter().filter(|picture| picture.calibrates).map(|picture| input.normalise(&picture.bytes)).collect();
 
-    let base = accuracy(network.clone(), &pictures)?;
+    let base = accuracy(network.clone(), &pictures, threads)?;
     let unseen = pictures.len() - calibration.len();
     println!("{}: {:.2} % of {unseen} unseen, {:.2} % of all {}", network.name, base[0], base[1], pictures.len());
     let mut csv = String::from("pattern,sparsity,saved_multiplications,kept,error,top1_unseen,top1_all\n");
@@ -92,13 +99,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (name, shape, rearranged, colour) in CURVES {
         let mut points = vec![(0.0, base[0])];
         for sparsity in SPARSITIES {
-            if only.is_some_and(|only: f64| (only - sparsity).abs() > 1e-9) {
+            if !only.is_empty() && only.iter().all(|only| (only - sparsity).abs() > 1e-9) {
                 continue;
             }
             let rearrangement = rearranged.then(Rearrangement::default);
-            let options = Options { shape, sparsity, rearrangement, ..Options::default() };
-            let (pruned, report) = compress::sparse_byte(&network, &options, &calibration, None, &mut |_| true)?;
-            let found = accuracy(pruned, &pictures)?;
+            let options = Options { shape, sparsity, allocation, rearrangement, ..Options::default() };
+            let (pruned, report) = compress::sparse_byte(&network, &options, &calibration, threads, &mut |_| true)?;
+            let found = accuracy(pruned, &pictures, threads)?;
             let layers = report.layers.len().max(1) as f64;
             let kept = report.layers.iter().map(|layer| layer.kept).sum::<f64>() / layers;
             let error = report.layers.iter().filter_map(|layer| layer.error_after).sum::<f64>() / layers;
@@ -152,8 +159,10 @@ fn figure(curves: &[Curve], unseen: usize, calibrated: usize) -> String {
         let sparsity = f64::from(tenth) / 10.0;
         let _ = writeln!(svg, "<text x=\"{:.1}\" y=\"360\" text-anchor=\"middle\">{}0 %</text>", x(sparsity), tenth);
     }
-    let _ =
-        writeln!(svg, "<text x=\"320\" y=\"385\" text-anchor=\"middle\">sparsity of the inner 1x1 convolutions</text>");
+    let _ = writeln!(
+        svg,
+        "<text x=\"320\" y=\"385\" text-anchor=\"middle\">share of the inner convolutions removed</text>"
+    );
     for (i, (name, colour, points)) in curves.iter().enumerate() {
         let line: Vec<String> = points.iter().map(|&(s, v)| format!("{:.1},{:.1}", x(s), y(v))).collect();
         let points = line.join(" ");

@@ -9,8 +9,8 @@ use crate::{Error, compute, picture};
 use std::path::{Path, PathBuf};
 use supple_methods::sparse_byte;
 pub use supple_methods::sparse_byte::{
-    Allocation, LayerReport, Options, Progress, Rearrangement, Reconstruction, Report, Score, Shape, Stage, Taps,
-    masks_picture,
+    Allocation, Importance, LayerReport, Options, Progress, Rearrangement, Reconstruction, Report, Score, Shape, Stage,
+    Taps, masks_picture,
 };
 
 /// Makes `network` sparse. `calibration` are inputs as [`calibration`] makes them; none are needed if `options` neither score

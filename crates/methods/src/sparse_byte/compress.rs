@@ -1,8 +1,9 @@
 //! The whole method: measure, rearrange, prune, fit, report.
 
 use super::forward::Engine;
+use super::importance::row_importance;
 use super::moments::{Columns, Moments, Random, choose_pixels};
-use super::options::{Allocation, Options, Progress, Shape as Removed, Stage};
+use super::options::{Allocation, Options, Progress, Reconstruction, Shape as Removed, Stage};
 use super::rearrange::{Layer, best_order};
 use super::reconstruct::{Job, Setting, column_worth, reconstruct};
 use super::report::{LayerReport, Report, pattern_name};
@@ -36,30 +37,45 @@ pub fn compress(
     let spaces = Spaces::of(network)?;
     let blocks = matches!(options.shape, Removed::Block(_));
     let identity = spaces.identity();
-    let kept_before: Vec<f64> = layers.iter().map(|layer| layer.kept(&spaces.channels(layer.id, &identity))).collect();
     let selection = match &options.rearrangement {
         _ if !blocks => filters::choose(network, &spaces, &layers, options.sparsity),
         Some(rearrangement) => best_order(cpu, network, &spaces, &layers, rearrangement, progress)?,
-        None => identity,
+        None => identity.clone(),
     };
     let rows = |layer: &Layer| spaces.channels(layer.id, &selection);
     if blocks && options.allocation != Allocation::Uniform {
         allocate(&mut layers, &shapes, &rows, options.allocation, options.sparsity);
     }
-    let kept: Vec<f64> = layers.iter().map(|layer| layer.kept(&rows(layer))).collect();
+    let kept_by = |selection: &[Vec<usize>]| -> Vec<f64> {
+        let share = |layer: &Layer| {
+            let rows = spaces.channels(layer.id, selection);
+            if blocks { layer.kept(&rows) } else { layer.kept_rows(&rows) }
+        };
+        layers.iter().map(share).collect()
+    };
+    // Filters go wherever they stand: there is no order that would keep more.
+    let (kept_before, kept) = (kept_by(if blocks { &identity } else { &selection }), kept_by(&selection));
 
     // Rearranged, the network still computes the same, and is what the pruned one is compared with.
     let mut pruned = spaces.select(network, &selection);
     let dense = if blocks { pruned.clone() } else { network.clone() };
-    let job = |layer: &Layer| {
-        let channels = if blocks { (0..rows(layer).len()).collect() } else { rows(layer) };
-        Job { id: layer.id, rows: channels, pattern: layer.pattern, sparsity: layer.sparsity }
+    let job = |id: NodeId, pattern: Pattern, sparsity: f64| {
+        let channels = spaces.channels(id, &selection);
+        let layer = layers.iter().find(|layer| layer.id == id);
+        let importance = layer.and_then(|layer| layer.importance.as_ref());
+        let importance = importance.map(|all| channels.iter().map(|&channel| all[channel]).collect());
+        Job { id, rows: if blocks { (0..channels.len()).collect() } else { channels }, pattern, sparsity, importance }
     };
-    let jobs: Vec<Job> = layers.iter().map(job).collect();
+    let jobs: Vec<Job> = layers.iter().map(|layer| job(layer.id, layer.pattern, layer.sparsity)).collect();
     let fitted = match options.reconstruction {
         Some(fit) => {
             let setting = Setting { cpu, engine, calibration, score: options.score, fit };
-            reconstruct(&setting, &dense, &mut pruned, &jobs, progress)?
+            let mut all = jobs.clone();
+            all.extend(others(network, &layers, &fit).map(|id| job(id, Pattern::Dense, 0.0)));
+            all.sort_by_key(|job| job.id);
+            let fitted = reconstruct(&setting, &dense, &mut pruned, &all, progress)?;
+            let of = |job: &Job| all.iter().position(|other| other.id == job.id).and_then(|i| fitted[i]);
+            jobs.iter().map(of).collect()
         }
         None => {
             for (job, layer) in jobs.iter().zip(&layers) {
@@ -113,6 +129,16 @@ fn conv_of(network: &ConvNet, id: NodeId) -> &Conv {
         Op::Conv(conv) => conv,
         _ => unreachable!("only convolutions are pruned"),
     }
+}
+
+/// Layers that are not pruned but fitted to what those before them have become.
+fn others<'a>(network: &'a ConvNet, layers: &'a [Layer], fit: &'a Reconstruction) -> impl Iterator<Item = NodeId> + 'a {
+    let first = layers.iter().map(|layer| layer.id).min().unwrap_or(0);
+    (first + 1..network.nodes.len()).filter(move |&id| match &network.nodes[id].op {
+        Op::Depthwise(_) => fit.depthwise,
+        Op::Conv(_) => fit.dense && layers.iter().all(|layer| layer.id != id),
+        _ => false,
+    })
 }
 
 /// Weights that are not zero.
@@ -204,6 +230,13 @@ fn measure(
             worth[id] = column_worth(cpu, &moments.covariance(), options.score, &fit);
         }
     }
+    let mut importance: Vec<Option<Vec<f32>>> = vec![None; network.nodes.len()];
+    if let Some(how) = &options.importance {
+        let rows = row_importance(cpu, engine, network, prunable, calibration, how, fit.seed, progress)?;
+        for (&id, rows) in prunable.iter().zip(rows) {
+            importance[id] = Some(rows);
+        }
+    }
     let layer = |&id: &NodeId| {
         let conv = conv_of(network, id);
         let taps = prune::taps(conv);
@@ -213,7 +246,8 @@ fn measure(
             sparsity: options.sparsity,
             columns: conv.columns(),
             taps,
-            scores: prune::scores(&conv.weights, conv.columns(), worth[id].as_deref()),
+            scores: prune::scores(&conv.weights, conv.columns(), worth[id].as_deref(), importance[id].as_deref()),
+            importance: importance[id].clone(),
         }
     };
     Ok(prunable.iter().map(layer).collect())
@@ -310,6 +344,7 @@ mod tests {
     use super::super::testing::{Net, mobile, pictures};
     use super::super::{Rearrangement, Taps};
     use super::*;
+    use crate::sparse_byte::Importance;
     use supple_models::convnet::{Activation, reference};
     use supple_tensor::Isa;
 
@@ -331,8 +366,8 @@ mod tests {
     fn every_shape_reaches_its_sparsity_and_says_so() {
         let network = mobile();
         for shape in [1, 2, 4, 8, 16, 32].map(Removed::Block).into_iter().chain([Removed::Filters]) {
-            let (pruned, report) =
-                run(&network, &Options { shape, sparsity: 0.4, ..Default::default() }).expect("runs");
+            let options = Options { shape, sparsity: 0.4, allocation: Allocation::Uniform, ..Default::default() };
+            let (pruned, report) = run(&network, &options).expect("runs");
             assert!((report.sparsity - 0.4).abs() < 0.05, "{shape:?}: {}", report.sparsity);
             assert_eq!(report.layers.len(), 3);
             assert!(report.saved_multiplications > 0.1 && report.saved_multiplications < report.sparsity);
@@ -371,16 +406,68 @@ mod tests {
     }
 
     #[test]
+    fn what_nothing_reads_is_pruned_first() {
+        let mut network = mobile();
+        let ids: Vec<NodeId> = network.convs().map(|(id, _)| id).collect();
+        // The classifier reads the last 16 channels of 32 only.
+        if let Op::Conv(conv) = &mut network.nodes[ids[4]].op {
+            conv.weights.chunks_exact_mut(32).for_each(|row| row[..16].fill(0.0));
+        }
+        let options = Options {
+            allocation: Allocation::Uniform,
+            rearrangement: None,
+            importance: Some(Importance { exponent: 1.0, ..Default::default() }),
+            ..Default::default()
+        };
+        let gone = |options: &Options| -> [f64; 2] {
+            let (pruned, _) = run(&network, options).expect("runs");
+            let weights = &conv_of(&pruned, ids[3]).weights;
+            let share = |half: &[f32]| half.iter().filter(|&&w| w == 0.0).count() as f64 / half.len() as f64;
+            [share(&weights[..weights.len() / 2]), share(&weights[weights.len() / 2..])]
+        };
+        let [unread, read] = gone(&options);
+        assert!(unread > 0.55 && read < 0.05, "{unread} {read}");
+        let [unread, read] = gone(&Options { importance: None, ..options });
+        assert!((unread - read).abs() < 0.3, "{unread} {read}");
+    }
+
+    #[test]
+    fn a_marginal_allocation_removes_that_share_of_multiplications_and_spares_what_matters() {
+        let network = mobile();
+        let inner = |network: &ConvNet| -> f64 {
+            let shapes = network.shapes().expect("consistent");
+            let convs = network.convs().skip(1).take(3);
+            convs.map(|(id, conv)| (left(conv) * shapes[id].pixels()) as f64).sum()
+        };
+        let marginal = Options { sparsity: 0.4, ..Default::default() };
+        let (pruned, report) = run(&network, &marginal).expect("runs");
+        assert!((1.0 - inner(&pruned) / inner(&network) - 0.4).abs() < 0.03);
+        let uniform = Options { allocation: Allocation::Uniform, ..marginal };
+        let (_, even) = run(&network, &uniform).expect("runs");
+        let kept = |report: &Report| report.layers.iter().map(|layer| layer.kept).sum::<f64>();
+        assert!(kept(&report) >= kept(&even), "{} {}", kept(&report), kept(&even));
+    }
+
+    #[test]
     fn magnitudes_need_no_pictures() {
         let network = mobile();
         let cpu = Cpu::new(Isa::detect(), 1);
-        let options = Options { score: Score::Magnitude, reconstruction: None, ..Default::default() };
+        let options = Options {
+            score: Score::Magnitude,
+            allocation: Allocation::Uniform,
+            importance: None,
+            reconstruction: None,
+            ..Default::default()
+        };
         let (pruned, report) = compress(&cpu, &Reference, &network, &options, &[], &mut |_| true).expect("runs");
         assert!((report.sparsity - 0.3).abs() < 0.02);
         assert!(pruned.convs().skip(1).take(3).all(|(_, conv)| conv.pattern == Pattern::Block(4)));
-        let more = Options { score: Score::Obs, ..options };
-        let refused = compress(&cpu, &Reference, &network, &more, &[], &mut |_| true);
-        assert!(matches!(refused, Err(Error::NoCalibration { .. })));
+        let scored = Options { score: Score::Obs, ..options.clone() };
+        let weighed = Options { importance: Some(Importance::default()), ..options };
+        for more in [scored, weighed] {
+            let refused = compress(&cpu, &Reference, &network, &more, &[], &mut |_| true);
+            assert!(matches!(refused, Err(Error::NoCalibration { .. })));
+        }
     }
 
     #[test]
@@ -431,6 +518,9 @@ mod tests {
             assert!(refuse(Options { sparsity, ..Default::default() }).contains("sparsity"));
         }
         assert!(refuse(Options { shape: Removed::Block(0), ..Default::default() }).contains("block"));
+        for importance in [Importance { pictures: 0, exponent: 1.0 }, Importance { pictures: 1, exponent: f64::NAN }] {
+            assert!(refuse(Options { importance: Some(importance), ..Default::default() }).contains("importance"));
+        }
         let cpu = Cpu::new(Isa::detect(), 1);
         let mut inputs = pictures(&network, 2, 1);
         inputs[1][5] = f32::NAN;
@@ -451,6 +541,7 @@ mod tests {
         let network = mobile();
         let options = Options {
             score: Score::Magnitude,
+            importance: None,
             reconstruction: None,
             rearrangement: Some(Rearrangement::default()),
             ..Default::default()

@@ -13,15 +13,18 @@
 //! * [`Spaces`] – which channels of a network can be reordered, and which only together;
 //! * [`cluster`] – balanced clusters of channels by swaps;
 //! * [`prune`] – patterns, scores and masks, and how much each layer loses;
+//! * [`Importance`] – what errors in each channel do to the network's outputs;
 //! * [`reconstruct`] – least squares on calibration pictures, layer after layer;
 //! * [`schedule`] – the same pruning spread over the steps of a training;
 //! * [`report`] – what was done, in numbers and as a picture.
 
 pub mod cluster;
 mod compress;
+mod depthwise;
 mod error;
 mod filters;
 pub mod forward;
+mod importance;
 mod linear;
 mod moments;
 mod options;
@@ -38,7 +41,9 @@ mod walk;
 pub use compress::compress;
 pub use error::Error;
 pub use forward::{Engine, Fast, Forward, Reference};
-pub use options::{Allocation, Options, Progress, Rearrangement, Reconstruction, Score, Shape, Stage, Taps};
+pub use options::{
+    Allocation, Importance, Options, Progress, Rearrangement, Reconstruction, Score, Shape, Stage, Taps,
+};
 pub use rearrange::rearrange;
 pub use report::{LayerReport, Report, masks_picture};
 pub use spaces::{Segment, Space, Spaces};

@@ -4,7 +4,7 @@
 //! `X` the columns of many pixels and `Y` what the outputs should be there, all that least squares needs to know are the
 //! means, the covariance `G = E[xxᵀ] − E[x]E[x]ᵀ` and the cross-covariance `C = E[yxᵀ] − E[y]E[x]ᵀ`.
 
-use supple_models::convnet::{Conv, Shape};
+use supple_models::convnet::{Conv, Shape, Window2d};
 use supple_tensor::Cpu;
 use supple_tensor::kernels::gemm::{Epilogue, PackedMatrix, gemm};
 
@@ -57,6 +57,19 @@ pub fn choose_pixels(pixels: usize, wanted: usize, random: &mut Random) -> Vec<u
     all
 }
 
+/// What a window reads of a plane for output pixel `pixel` (`y · width + x`, `width` that of the output); 0 in the padding.
+pub fn read_taps(window: &Window2d, plane: &[f32], shape: Shape, width: usize, pixel: usize, taps: &mut [f32]) {
+    let [top, _, left, _] = window.padding_at(shape.height, shape.width);
+    let (y, x) = (pixel / width * window.stride[0], pixel % width * window.stride[1]);
+    for (row, taps) in taps.chunks_exact_mut(window.kernel[1]).enumerate() {
+        for (column, tap) in taps.iter_mut().enumerate() {
+            let (i, j) = (y + row, x + column);
+            let inside = i >= top && i - top < shape.height && j >= left && j - left < shape.width;
+            *tap = if inside { plane[(i - top) * shape.width + j - left] } else { 0.0 };
+        }
+    }
+}
+
 /// Columns of pixels, `[columns][STRIDE]`, until there are enough for a product.
 #[derive(Clone, Debug)]
 pub struct Columns {
@@ -78,20 +91,12 @@ impl Columns {
 
     /// Adds the inputs that `conv` reads for output pixel `pixel` (`y · output width + x`), from a planar tensor.
     pub fn push(&mut self, conv: &Conv, input: &[f32], shape: Shape, width: usize, pixel: usize) {
-        let [kh, kw] = conv.window.kernel;
-        let [top, _, left, _] = conv.window.padding_at(shape.height, shape.width);
-        let (y, x) = (pixel / width * conv.window.stride[0], pixel % width * conv.window.stride[1]);
-        let at = self.len;
-        let mut row = 0;
-        for plane in input.chunks_exact(shape.pixels()) {
-            for ky in 0..kh {
-                for kx in 0..kw {
-                    let (i, j) = (y + ky, x + kx);
-                    let inside = i >= top && i - top < shape.height && j >= left && j - left < shape.width;
-                    self.values[row * STRIDE + at] =
-                        if inside { plane[(i - top) * shape.width + j - left] } else { 0.0 };
-                    row += 1;
-                }
+        let taps = conv.window.kernel[0] * conv.window.kernel[1];
+        let mut read = vec![0.0; taps];
+        for (channel, plane) in input.chunks_exact(shape.pixels()).enumerate() {
+            read_taps(&conv.window, plane, shape, width, pixel, &mut read);
+            for (tap, value) in read.iter().enumerate() {
+                self.values[(channel * taps + tap) * STRIDE + self.len] = *value;
             }
         }
         self.len += 1;
@@ -257,7 +262,7 @@ impl Covariance {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use supple_models::convnet::{Padding, Pattern, Window2d};
+    use supple_models::convnet::{Padding, Pattern};
     use supple_tensor::Isa;
 
     #[test]

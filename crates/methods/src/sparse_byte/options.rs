@@ -13,7 +13,8 @@ pub struct Options {
     pub shape: Shape,
     /// How blocks lie on kernels larger than 1×1.
     pub taps: Taps,
-    /// Share of the prunable layers' weights to remove, `0 ≤ sparsity < 1`.
+    /// Share to remove of the prunable layers' weights or, as `allocation` says, of their multiplications; at least 0 and
+    /// below 1. Filters are removed by weights.
     pub sparsity: f64,
     /// How that share is spread over the layers.
     pub allocation: Allocation,
@@ -23,6 +24,8 @@ pub struct Options {
     pub classifier: bool,
     /// How channels are reordered first; `None` leaves them as they are.
     pub rearrangement: Option<Rearrangement>,
+    /// How rows are weighed against one another; `None` takes all as equal.
+    pub importance: Option<Importance>,
     /// How the weights that are left are fitted to calibration pictures; `None` leaves them as they are.
     pub reconstruction: Option<Reconstruction>,
 }
@@ -33,9 +36,10 @@ impl Default for Options {
             shape: Shape::Block(4),
             taps: Taps::Each,
             sparsity: 0.3,
-            allocation: Allocation::Uniform,
+            allocation: Allocation::Marginal,
             score: Score::Obs,
             classifier: false,
+            importance: Some(Importance::default()),
             rearrangement: Some(Rearrangement::default()),
             reconstruction: Some(Reconstruction::default()),
         }
@@ -64,13 +68,14 @@ pub enum Taps {
 /// How the sparsity is spread over the layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Allocation {
-    /// The same in each layer.
-    #[default]
+    /// The same share of each layer's weights, and so of its multiplications.
     Uniform,
     /// Each layer keeps the same share of its score, and the network the wanted number of multiplications.
     Energy,
     /// The network keeps the wanted number of multiplications, each where it costs the largest share of its layer's score:
-    /// the sum of the shares is the highest possible.
+    /// the sum of the shares is the highest possible. Layers of few weights on many pixels lose most, and of all weights
+    /// fewer go than of all multiplications.
+    #[default]
     Marginal,
 }
 
@@ -86,6 +91,23 @@ pub enum Score {
     /// SparseGPT, arXiv 2301.00774).
     #[default]
     Obs,
+}
+
+/// How a layer's output channels are weighed against one another where masks are chosen: by what an error in them does to the
+/// network's outputs before softmax, as gradients say on calibration pictures.
+#[derive(Clone, Copy, Debug)]
+pub struct Importance {
+    /// Most pictures that are looked at.
+    pub pictures: usize,
+    /// Scores are multiplied by this power of `E Σ_k (∂z_k / ∂y)²`, for channel `y` and outputs `z`. 1 would be right for
+    /// errors that do not depend on one another and networks that are linear; 0 is as without.
+    pub exponent: f64,
+}
+
+impl Default for Importance {
+    fn default() -> Self {
+        Importance { pictures: 128, exponent: 0.5 }
+    }
 }
 
 /// How channels are reordered.
@@ -111,6 +133,11 @@ pub struct Reconstruction {
     /// A column's spread is its variance plus this share of the mean variance: what hardly varies on the calibration
     /// pictures may do so on others, such as pictures of classes that are not among them.
     pub floor: f64,
+    /// Whether depthwise convolutions behind a pruned layer are fitted too, as they are.
+    pub depthwise: bool,
+    /// Whether the classifier and other convolutions that are not pruned are fitted too. There is one sample of a classifier in
+    /// each picture, so that this takes many.
+    pub dense: bool,
     /// Steps in which a layer's mask grows to its final sparsity, with a fit after each.
     pub steps: usize,
     /// Iterations of conjugate gradients in each fit.
@@ -129,6 +156,8 @@ impl Default for Reconstruction {
             pixels: 64,
             ridge: 1e-1,
             floor: 0.3,
+            depthwise: true,
+            dense: false,
             steps: 8,
             iterations: 40,
             max_columns: 4608,
@@ -152,6 +181,14 @@ impl Options {
             && !(1..=MAX_BLOCK).contains(&block)
         {
             return bad("block", block.to_string(), "1 to 64 output channels");
+        }
+        if let Some(Importance { pictures, exponent }) = self.importance {
+            if pictures == 0 {
+                return bad("pictures for importance", "0".into(), "at least 1");
+            }
+            if !(0.0..=4.0).contains(&exponent) {
+                return bad("exponent of importance", exponent.to_string(), "0 to 4");
+            }
         }
         if let Some(fit) = &self.reconstruction {
             if fit.pixels == 0 || fit.steps == 0 {
@@ -181,7 +218,7 @@ impl Options {
         match (self.reconstruction.is_some(), self.score) {
             (true, _) => Some("reconstruction"),
             (_, Score::Activation | Score::Obs) => Some("a score that weighs activations"),
-            _ => None,
+            _ => self.importance.map(|_| "the importance of channels"),
         }
     }
 }

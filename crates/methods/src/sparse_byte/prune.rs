@@ -101,14 +101,19 @@ impl Mask {
     }
 }
 
-/// What each weight is worth: `w² · worth[column]`, or `|w|` where no worth of the columns is known.
-pub fn scores(weights: &[f32], columns: usize, worth: Option<&[f32]>) -> Vec<f32> {
-    match worth {
+/// What each weight is worth: `w² · worth[column]`, or `|w|` where no worth of the columns is known; times `importance[row]`,
+/// if that is.
+pub fn scores(weights: &[f32], columns: usize, worth: Option<&[f32]>, importance: Option<&[f32]>) -> Vec<f32> {
+    let mut scores: Vec<f32> = match worth {
         None => weights.iter().map(|w| w.abs()).collect(),
         Some(worth) => {
             weights.chunks_exact(columns).flat_map(|row| row.iter().zip(worth).map(|(w, v)| w * w * v)).collect()
         }
+    };
+    for (row, factor) in scores.chunks_exact_mut(columns).zip(importance.into_iter().flatten()) {
+        row.iter_mut().for_each(|score| *score *= factor);
     }
+    scores
 }
 
 /// Taps of a convolution's kernel.

@@ -25,6 +25,8 @@ pub struct Layer {
     pub taps: usize,
     /// What each weight is worth, `[out_channels][columns]`.
     pub scores: Vec<f32>,
+    /// What the scores of each row were multiplied by.
+    pub importance: Option<Vec<f32>>,
 }
 
 impl Layer {
@@ -37,6 +39,12 @@ impl Layer {
     pub fn kept(&self, rows: &[usize]) -> f64 {
         let scores = self.ordered(rows);
         Mask::choose(&scores, self.columns, self.taps, self.pattern, self.sparsity).kept_share(&scores)
+    }
+
+    /// Share of the scores that are those of these rows.
+    pub fn kept_rows(&self, rows: &[usize]) -> f64 {
+        let sum = |scores: &[f32]| scores.iter().map(|&score| f64::from(score)).sum::<f64>();
+        sum(&self.ordered(rows)) / sum(&self.scores).max(f64::MIN_POSITIVE)
     }
 
     /// Output channels of a block, and taps that go together.
@@ -144,7 +152,8 @@ pub fn rearrange(
                 sparsity,
                 columns: conv.columns(),
                 taps: super::prune::taps(conv),
-                scores: super::prune::scores(&conv.weights, conv.columns(), None),
+                scores: super::prune::scores(&conv.weights, conv.columns(), None, None),
+                importance: None,
             }),
             _ => None,
         })
@@ -162,7 +171,7 @@ mod tests {
 
     fn kept(network: &ConvNet, block: usize) -> f64 {
         let share = |(_, conv): (NodeId, &supple_models::convnet::Conv)| {
-            let scores = super::super::prune::scores(&conv.weights, conv.columns(), None);
+            let scores = super::super::prune::scores(&conv.weights, conv.columns(), None, None);
             Mask::choose(&scores, conv.columns(), 1, Pattern::Block(block), 0.5).kept_share(&scores)
         };
         network.convs().map(share).sum()

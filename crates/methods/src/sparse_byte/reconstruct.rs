@@ -7,6 +7,7 @@
 //! moments only. Masks grow in steps with a fit after each, and scores are taken of the fitted weights, so that
 //! of two inputs that say the same one takes over before the other is judged again.
 
+use super::depthwise::{DepthwiseMoments, MAX_TAPS};
 use super::forward::Engine;
 use super::linear::{LeastSquares, inverse_diagonal};
 use super::moments::{Columns, Covariance, Moments, Random, choose_pixels};
@@ -31,6 +32,8 @@ pub struct Job {
     pub pattern: Pattern,
     /// Share of weights to remove.
     pub sparsity: f64,
+    /// What the scores of each row are multiplied by.
+    pub importance: Option<Vec<f32>>,
 }
 
 /// How well a layer does on the calibration pictures, as a share of its outputs' variance.
@@ -98,7 +101,36 @@ pub fn reconstruct(
     let mut results = Vec::with_capacity(jobs.len());
     for (number, job) in jobs.iter().enumerate() {
         let name = network.nodes[job.id].name.clone();
-        let (Op::Conv(conv), Op::Conv(wanted)) = (&network.nodes[job.id].op, &dense.nodes[job.id].op) else { continue };
+        let source = network.nodes[job.id].inputs[0];
+        if let (Op::Depthwise(layer), Op::Depthwise(wanted)) = (&network.nodes[job.id].op, &dense.nodes[job.id].op) {
+            let mut layer = layer.clone();
+            if layer.weights.len() > MAX_TAPS * layer.channels {
+                results.push(None);
+                continue;
+            }
+            dense_walk.aim(dense, &dense_shapes, source)?;
+            walk.aim(network, &shapes, source)?;
+            let mut moments = DepthwiseMoments::new(&layer);
+            for picture in 0..pictures {
+                let done = (number * pictures + picture) as u64;
+                if !progress(Progress { stage: Stage::Reconstruct, name: &name, done, total }) {
+                    return Err(Error::Cancelled);
+                }
+                let (before, now) = (dense_walk.tensor(picture)?, walk.tensor(picture)?);
+                let (before, now) = ((&before[..], dense_shapes[source]), (&now[..], shapes[source]));
+                // A kernel has few weights: fewer samples settle them.
+                let pixels = setting.fit.pixels.div_ceil(4);
+                moments.add(&layer, now, wanted, before, &job.rows, shapes[job.id], pixels, &mut random);
+            }
+            let (before, after) = moments.fit(&mut layer, setting.fit.ridge, setting.fit.floor);
+            results.push(Some(Fitted { before, after }));
+            network.nodes[job.id].op = Op::Depthwise(layer);
+            continue;
+        }
+        let (Op::Conv(conv), Op::Conv(wanted)) = (&network.nodes[job.id].op, &dense.nodes[job.id].op) else {
+            results.push(None);
+            continue;
+        };
         let (mut conv, wanted) = (conv.clone(), rows_of(wanted, &job.rows));
         if conv.columns().max(wanted.columns()) > setting.fit.max_columns {
             prune_only(&mut conv, job);
@@ -106,7 +138,6 @@ pub fn reconstruct(
             results.push(None);
             continue;
         }
-        let source = network.nodes[job.id].inputs[0];
         dense_walk.aim(dense, &dense_shapes, source)?;
         walk.aim(network, &shapes, source)?;
         let mut moments = Moments::new(conv.columns(), conv.out_channels);
@@ -150,7 +181,7 @@ fn rows_of(conv: &Conv, rows: &[usize]) -> Conv {
 /// Prunes by magnitude, without a fit.
 pub fn prune_only(conv: &mut Conv, job: &Job) {
     if job.pattern != Pattern::Dense {
-        let scores = scores(&conv.weights, conv.columns(), None);
+        let scores = scores(&conv.weights, conv.columns(), None, None);
         Mask::choose(&scores, conv.columns(), taps(conv), job.pattern, job.sparsity).apply(&mut conv.weights);
         conv.pattern = job.pattern;
     }
@@ -167,7 +198,7 @@ fn fit_layer(setting: &Setting<'_>, covariance: &Covariance, conv: &mut Conv, jo
         let worth = column_worth(cpu, covariance, setting.score, fit);
         for step in 1..=fit.steps {
             let sparsity = job.sparsity * schedule::cubic(step as f64 / fit.steps as f64);
-            let scores = scores(&weights, columns, worth.as_deref());
+            let scores = scores(&weights, columns, worth.as_deref(), job.importance.as_deref());
             keep = Mask::choose(&scores, columns, taps(conv), job.pattern, sparsity).expand();
             equations.solve(cpu, &original, &keep, &mut weights, fit.iterations);
         }
@@ -199,7 +230,10 @@ mod tests {
     fn jobs(network: &ConvNet, pattern: Pattern, sparsity: f64) -> Vec<Job> {
         let convs: Vec<(NodeId, usize)> = network.convs().map(|(id, conv)| (id, conv.out_channels)).collect();
         let inner = &convs[1..convs.len() - 1];
-        inner.iter().map(|&(id, rows)| Job { id, rows: (0..rows).collect(), pattern, sparsity }).collect()
+        inner
+            .iter()
+            .map(|&(id, rows)| Job { id, rows: (0..rows).collect(), pattern, sparsity, importance: None })
+            .collect()
     }
 
     fn run(network: &ConvNet, jobs: &[Job], score: Score, fit: Reconstruction) -> (ConvNet, Vec<Option<Fitted>>) {

@@ -32,7 +32,8 @@ pub struct LayerReport {
     pub pattern: String,
     /// Share of its weights that are gone.
     pub sparsity: f64,
-    /// Share of its score that a mask of this sparsity keeps in the order of channels that the network came with.
+    /// Share of its score that a mask of this sparsity keeps in the order of channels that the network came with; where whole
+    /// filters go, what those that stay have of it.
     pub kept_before_rearrangement: f64,
     /// The same in the new order.
     pub kept: f64,
@@ -120,7 +121,7 @@ mod tests {
         let convs: Vec<usize> = network.convs().map(|(id, _)| id).collect();
         for &id in &convs[1..4] {
             let Op::Conv(conv) = &mut network.nodes[id].op else { panic!("is a convolution") };
-            let job = Job { id, rows: Vec::new(), pattern: Pattern::Block(4), sparsity: 0.5 };
+            let job = Job { id, rows: Vec::new(), pattern: Pattern::Block(4), sparsity: 0.5, importance: None };
             prune_only(conv, &job);
         }
         let (width, height, pixels) = masks_picture(&network);

@@ -60,7 +60,7 @@ impl GradualMask {
     pub fn mask_at(&mut self, step: u64, conv: &Conv) -> Option<&Mask> {
         let late = self.mask.is_none() && step >= self.ramp.start;
         if late || self.ramp.refreshes_at(step) {
-            let scores = scores(&conv.weights, conv.columns(), None);
+            let scores = scores(&conv.weights, conv.columns(), None, None);
             let sparsity = self.ramp.sparsity_at(step);
             self.mask = Some(Mask::choose(&scores, conv.columns(), taps(conv), self.pattern, sparsity));
         }

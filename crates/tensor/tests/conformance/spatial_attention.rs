@@ -38,13 +38,11 @@ fn gates() {
         }
         for (name, device) in devices() {
             let mix = Conv2d::new(device, shape, &weight, Some(&bias)).unwrap();
-            let all = [
-                layouts(device, &x, &[n, h, w, channels]),
-                layouts(device, &reduced, &[n, h, w, reduced_channels]),
-                layouts(device, &coarse, &[n, coarse_h, coarse_w, channels]),
-            ];
-            for i in 0..all[0].len() {
-                let y = ops::spatial_gate(&mix, &all[0][i], &all[1][i], &all[2][i]);
+            let xs = layouts(device, &x, &[n, h, w, channels]);
+            let others = layouts(device, &reduced, &[n, h, w, reduced_channels]);
+            let maps = layouts(device, &coarse, &[n, coarse_h, coarse_w, channels]);
+            for ((x, reduced), coarse) in xs.iter().zip(&others).zip(&maps) {
+                let y = ops::spatial_gate(&mix, x, reduced, coarse);
                 check("spatial_attention", &format!("{n}x{h}x{w}x{channels} {name}"), y, &[n, h, w, channels], &wanted);
             }
         }
