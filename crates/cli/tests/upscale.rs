@@ -16,6 +16,19 @@ fn a_picture_is_written_beside_its_input_four_times_as_large() {
 }
 
 #[test]
+fn a_device_that_is_not_there_is_an_error_and_auto_goes_on_without() {
+    let sandbox = Sandbox::new();
+    sandbox.picture("photo.jpg");
+    sandbox.run(&["upscale", "photo.jpg", "--device", "abacus"]).exits(2).says("auto, cpu, cuda");
+    // No machine has a thousand GPUs; one without kernels, driver or GPU says that first.
+    let run = sandbox.run(&["upscale", "photo.jpg", "--device", "cuda:1000"]);
+    run.exits(1).says("GPU").says("hint: ");
+    assert_eq!(sandbox.files(), ["photo.jpg"]);
+    sandbox.run(&["upscale", "photo.jpg", "--device", "auto"]).exits(0);
+    sandbox.run(&["upscale", "photo.jpg", "--device", "cpu", "--overwrite"]).exits(0);
+}
+
+#[test]
 fn scale_and_format_decide_the_name() {
     let sandbox = Sandbox::new();
     sandbox.picture("a.png");

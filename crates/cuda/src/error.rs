@@ -5,7 +5,7 @@
 #[non_exhaustive]
 pub enum Error {
     /// There is no NVIDIA driver.
-    #[error("no NVIDIA driver is installed")]
+    #[error("no GPU: there is no NVIDIA driver on this machine")]
     NoDriver,
     /// The driver finds no GPU of this number.
     #[error("there is no GPU {ordinal}: the driver finds {count}")]
@@ -16,7 +16,7 @@ pub enum Error {
         count: usize,
     },
     /// This build has no kernels, as there was no CUDA compiler.
-    #[error("this build of supple has no CUDA kernels, as it was made without nvcc")]
+    #[error("no GPU: this build of supple has no CUDA kernels, as it was made without nvcc")]
     NoKernels,
     /// None of the kernels runs on this GPU.
     #[error("{gpu} (compute capability {capability}) is not supported; wants 8.0 or newer")]

@@ -29,6 +29,7 @@ pub mod pool;
 pub mod pooling;
 pub mod resize;
 pub mod rows;
+pub mod samples;
 pub mod simd;
 pub mod sparse_conv;
 pub mod sparse_conv_i8;

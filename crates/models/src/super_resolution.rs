@@ -65,6 +65,11 @@ pub trait SuperResolution: Send + Sync {
     /// Architecture with its size, such as `RLFN_S`.
     fn name(&self) -> &str;
 
+    /// The device that computes, where that is not the CPU, with its element type: such as `NVIDIA H100, f16`.
+    fn device(&self) -> Option<String> {
+        None
+    }
+
     /// How many output pixels a side of an input pixel becomes.
     fn scale(&self) -> usize;
 

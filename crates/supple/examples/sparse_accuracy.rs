@@ -8,7 +8,7 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use supple::classifier::{self, ClassRule, Classifier, ClassifierOptions, Example, Input};
+use supple::classifier::{self, ClassRule, Classifier, ClassifierOptions, Example, Input, Precision};
 use supple::compress::{self, Allocation, Options, Rearrangement, Shape};
 use supple::convnet::ConvNet;
 
@@ -30,8 +30,10 @@ struct Picture {
 
 /// Share of right answers in percent: on pictures that did not calibrate, and on all.
 fn accuracy(network: ConvNet, pictures: &[Picture], threads: Option<usize>) -> Result<[f64; 2], supple::Error> {
-    let mut classifier =
-        Classifier::from_network(network, ClassifierOptions { threads, ..ClassifierOptions::default() })?;
+    let mut classifier = Classifier::from_network(
+        network,
+        ClassifierOptions { threads, precision: Precision::F32, ..ClassifierOptions::default() },
+    )?;
     let (mut right, mut count) = ([0.0f64; 2], [0.0f64; 2]);
     for picture in pictures {
         let found = classifier.probabilities(&picture.bytes)?;

@@ -55,6 +55,18 @@ impl fmt::Display for DeviceChoice {
     }
 }
 
+/// The first GPU's name, if it can be used; else the reason why not.
+///
+/// # Errors
+/// If there is no GPU, driver or kernel.
+pub fn gpu_name() -> Result<String, String> {
+    match placement(DeviceChoice::Cuda(0)) {
+        Ok(Placement { device: Some(device), .. }) => Ok(device.name()),
+        Ok(_) => Err("no GPU".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// The device that a choice means on this machine.
 ///
 /// # Errors

@@ -220,6 +220,15 @@ impl Error {
             Error::Network(supple_models::Error::UnknownNetwork { .. }) => {
                 "RLFN and DITN checkpoints (.safetensors, .pth) can be used".into()
             }
+            Error::Network(supple_models::Error::NotOnDevice { .. }) => "--device auto runs it on the CPU".into(),
+            #[cfg(feature = "cuda")]
+            Error::Network(supple_models::Error::Tensor(supple_tensor::Error::Cuda(error))) => match error {
+                supple_tensor::GpuError::NoKernels => {
+                    "cargo xtask cuda-toolchain installs nvcc, then build again; --device cpu runs without a GPU".into()
+                }
+                supple_tensor::GpuError::OutOfMemory { .. } => "--device cpu works in any memory".into(),
+                _ => "--device auto or cpu runs without a GPU".into(),
+            },
             Error::Network(supple_models::Error::UnsupportedOperator { .. }) => {
                 "known are convolutions, depthwise and fully-connected ones among them, pooling, additions, concatenations and softmax".into()
             }

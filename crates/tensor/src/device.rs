@@ -46,6 +46,15 @@ impl Device {
         Ok(Device::Cuda(supple_cuda::Gpu::new(ordinal)?))
     }
 
+    /// What it is called: a GPU's name, or the CPU's instruction set.
+    pub fn name(&self) -> String {
+        match self {
+            Device::Cpu(device) => device.cpu.isa.to_string(),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(gpu) => gpu.name().into(),
+        }
+    }
+
     /// Whether both are the same device, not only alike.
     pub fn is_same(&self, other: &Device) -> bool {
         match (self, other) {

@@ -29,6 +29,8 @@ pub use dtype::{DType, Element};
 pub use error::Error;
 pub use layout::{ALIGNMENT, Layout, RowLayout};
 pub use recorded::Recorded;
+#[cfg(feature = "cuda")]
+pub use supple_cuda::Error as GpuError;
 pub use supple_kernels as kernels;
 pub use supple_kernels::{Cpu, Isa};
 pub use tensor::Tensor;

@@ -30,7 +30,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     let (cores, threads) = (machine::cores(), machine::threads());
     let (total, available) = (memory::total(), machine::available_memory());
     let features = machine::cpu_features();
-    const GPU: &str = "not supported in this version";
+    let gpu = supple::compute::gpu_name();
 
     if args.json {
         show_json(&json!({
@@ -46,7 +46,8 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
             "cpu_features": features,
             "memory_bytes": total,
             "memory_available_bytes": available,
-            "gpu": null,
+            "gpu": gpu.as_ref().ok(),
+            "gpu_error": gpu.as_ref().err(),
             "selftest": selftest.as_ref().map_or_else(|e| e.as_str(), |()| "ok"),
         }))?;
         return Ok(exit);
@@ -63,7 +64,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         ("CPU features", features.join(" ")),
         ("classifiers", classifiers),
         ("memory", format!("{}{available}", size::bytes(total))),
-        ("GPU", GPU.into()),
+        ("GPU", gpu.unwrap_or_else(|reason| reason)),
         ("self-test", selftest.as_ref().map_or_else(|error| format!("failed: {error}"), |()| "ok".into())),
     ];
     show(&lines.map(|(name, value)| format!("{name:<13} {value}\n")).concat())?;

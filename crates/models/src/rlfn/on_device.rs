@@ -145,6 +145,10 @@ impl SuperResolution for RlfnOnDevice {
         self.cpu.name()
     }
 
+    fn device(&self) -> Option<String> {
+        Some(format!("{}, {}", self.device.name(), self.dtype))
+    }
+
     fn scale(&self) -> usize {
         self.cpu.scale()
     }

@@ -2,6 +2,7 @@
 
 use super::{Color, Depth, Picture, Samples};
 use std::ops::Range;
+use supple_tensor::kernels::samples;
 
 /// A sample type.
 pub(crate) trait Sample: Copy + Default + Send + Sync {
@@ -11,6 +12,8 @@ pub(crate) trait Sample: Copy + Default + Send + Sync {
     fn to_unit(self) -> f32;
     /// The sample nearest to `value`, halves rounded up; values outside 0..1 are clipped.
     fn from_unit(value: f32) -> Self;
+    /// [`from_unit`](Self::from_unit) for as many values as there are samples.
+    fn from_units(values: &[f32], out: &mut [Self]);
 }
 
 impl Sample for u8 {
@@ -23,6 +26,9 @@ impl Sample for u8 {
     fn from_unit(value: f32) -> u8 {
         (value * 255.0 + 0.5) as u8
     }
+    fn from_units(values: &[f32], out: &mut [u8]) {
+        samples::to_u8(values, out);
+    }
 }
 
 impl Sample for u16 {
@@ -34,6 +40,9 @@ impl Sample for u16 {
     #[inline]
     fn from_unit(value: f32) -> u16 {
         (value * 65535.0 + 0.5) as u16
+    }
+    fn from_units(values: &[f32], out: &mut [u16]) {
+        samples::to_u16(values, out);
     }
 }
 

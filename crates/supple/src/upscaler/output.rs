@@ -71,10 +71,7 @@ fn write<T: Sample>(out: &mut [T], at: usize, rgb: &[f32], alpha: &[f32], color:
     let channels = color.channels() + usize::from(with_alpha);
     let out = &mut out[at * channels..][..rgb.len() / 3 * channels];
     if channels == 3 {
-        for (o, v) in out.iter_mut().zip(rgb) {
-            *o = T::from_unit(*v);
-        }
-        return;
+        return T::from_units(rgb, out);
     }
     for ((out, rgb), alpha) in out.chunks_exact_mut(channels).zip(rgb.chunks_exact(3)).zip(alpha) {
         match color {

@@ -68,7 +68,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     times.sort_by(f64::total_cmp);
     let median = super::median(&times);
 
-    let cpu = upscaler.cpu();
+    let (cpu, device) = (upscaler.cpu(), upscaler.network().device());
     let mpixels_per_s = (width * height) as f64 / 1e6 / median;
     let gflops = 2.0 * upscaler.network().macs(width, height) as f64 / 1e9 / median;
     let peak_gflops = peak::fma_gflops(cpu.isa, &cpu.pool);
@@ -85,6 +85,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
             "threads": cpu.threads(),
             "precision": precision,
             "isa": cpu.isa.name(),
+            "device": device,
             "rounds": args.rounds,
             "median_ms": median * 1e3,
             "min_ms": times[0] * 1e3,
@@ -94,6 +95,17 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
             "share_of_peak": share,
             "peak_memory_mib": peak_memory_mib,
         }))?;
+        return Ok(Exit::Done);
+    }
+    if let Some(device) = device {
+        let lines = [
+            ("model", format!("{name} ({} x{})", upscaler.name(), upscaler.scale())),
+            ("picture", format!("{width}x{height}, {} rounds", args.rounds)),
+            ("device", format!("{device}; times include the way there and back, and the samples made of the result")),
+            ("time", format!("{:.2} ms median, {:.2} ms fastest", median * 1e3, times[0] * 1e3)),
+            ("speed", format!("{mpixels_per_s:.3} Mpixel/s of input, {gflops:.0} GFLOP/s")),
+        ];
+        show(&lines.map(|(name, value)| format!("{name:<12} {value}\n")).concat())?;
         return Ok(Exit::Done);
     }
     let of_peak = format!("{:.0} % of the {peak_gflops:.0} measured for f32 multiply-adds", share * 100.0);
