@@ -156,7 +156,7 @@ impl Default for Reconstruction {
             pixels: 64,
             ridge: 1e-1,
             floor: 0.3,
-            depthwise: true,
+            depthwise: false,
             dense: false,
             steps: 8,
             iterations: 40,
