@@ -2,6 +2,8 @@
 
 use super::elementwise::common_shape;
 use super::{output, same_device};
+use super::sum_to;
+use crate::autograd::record;
 use crate::error::refuse;
 use crate::{DType, Dims, Error, MAX_RANK, Tensor};
 use supple_kernels::matmul as kernel;
@@ -29,11 +31,21 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor, Error> {
         shape[batch.len()..][..2].copy_from_slice(&[rows, columns]);
         Dims::new(&shape[..batch.len() + 2])
     };
-    let (a, b) = (a.broadcast_to(&with(m, k)?)?.contiguous()?, b.broadcast_to(&with(k, n)?)?.contiguous()?);
+    let (left, right) = (a.detach(), b.detach());
+    let left = left.broadcast_to(&with(m, k)?)?.contiguous()?;
+    let right = right.broadcast_to(&with(k, n)?)?.contiguous()?;
     let (mut y, _) = output(a.device(), &with(m, n)?, false)?;
     if y.elements() > 0 {
         let batch = batch.iter().product();
-        kernel::matmul(a.device().kernels(), batch, [m, k, n], a.data(), b.data(), y.write());
+        kernel::matmul(a.device().kernels(), batch, [m, k, n], left.data(), right.data(), y.write());
     }
-    Ok(y)
+    Ok(record(OP, y, &[a, b], || {
+        let (a, b) = (a.detach(), b.detach());
+        move |grad, needed| {
+            let swapped = |x: &Tensor| x.transpose(x.rank() - 2, x.rank() - 1);
+            let of_a = || sum_to(&matmul(grad, &swapped(&b)?)?, a.shape());
+            let of_b = || sum_to(&matmul(&swapped(&a)?, grad)?, b.shape());
+            Ok(vec![needed[0].then(of_a).transpose()?, needed[1].then(of_b).transpose()?])
+        }
+    }))
 }

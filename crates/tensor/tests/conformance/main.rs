@@ -6,6 +6,7 @@
 mod activation;
 mod conv;
 mod elementwise;
+mod gradients;
 mod layout;
 mod linear;
 mod normalize;
