@@ -18,6 +18,7 @@ mod dtype;
 mod error;
 mod layout;
 pub mod ops;
+mod random;
 pub mod rows;
 mod tensor;
 
@@ -28,6 +29,7 @@ pub use dims::{Dims, MAX_RANK};
 pub use dtype::{DType, Element};
 pub use error::Error;
 pub use layout::{ALIGNMENT, Layout, RowLayout};
+pub use random::Random;
 pub use supple_kernels as kernels;
 pub use supple_kernels::{Cpu, Isa};
 pub use tensor::Tensor;
