@@ -2,6 +2,7 @@
 
 mod cross;
 mod licences;
+mod sr_data;
 #[cfg(feature = "web")]
 mod wasm;
 #[cfg(feature = "web")]
@@ -17,6 +18,8 @@ usage: cargo xtask <command>
   licences   check the licence and the source of every crate in Cargo.lock
   cross      check that the library compiles for ARM and WebAssembly, and test the kernels on ARM under qemu and as
              WebAssembly in Node; run .ci/setup-cross as root first
+  sr-data    gather photographs to train super-resolution on, from Debian's wallpaper packages (200 MB), in
+             pictures/train or the folder given
   web        build the npm package and the page in web/dist";
 
 fn main() -> anyhow::Result<()> {
@@ -26,6 +29,8 @@ fn main() -> anyhow::Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["licences"] => licences::check(),
         ["cross"] => cross::check(),
+        ["sr-data"] => sr_data::gather("pictures/train"),
+        ["sr-data", folder] => sr_data::gather(folder),
         #[cfg(feature = "web")]
         ["web"] => web::build(),
         // What makes the bindings takes a minute to compile, so that only this chore brings it in.

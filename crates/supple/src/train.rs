@@ -5,7 +5,8 @@
 
 use crate::picture::{self, Limits, Picture};
 use crate::resample::matlab::imresize;
-use crate::{Error, Upscaler, UpscalerOptions, compress, compute, evaluate};
+use crate::resample::{Filter, resize};
+use crate::{Cpu, Error, Isa, Upscaler, UpscalerOptions, compress, compute, evaluate};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -80,8 +81,13 @@ struct Pair {
 }
 
 impl Pair {
-    fn open(path: &Path, scale: usize) -> Result<Pair, Error> {
-        let picture = picture::open_with(path, &Limits::default())?.picture;
+    fn open(path: &Path, scale: usize, shrink: usize) -> Result<Pair, Error> {
+        let mut picture = picture::open_with(path, &Limits::default())?.picture;
+        if shrink > 1 {
+            let (width, height) = (picture.width() / shrink, picture.height() / shrink);
+            // One thread: loaders are many.
+            picture = resize(&picture, width, height, Filter::Area, &Cpu::new(Isa::Scalar, 1));
+        }
         let (width, height) = (picture.width() / scale * scale, picture.height() / scale * scale);
         if width.min(height) == 0 {
             return Err(Error::BadOption(format!("{}: too small to train on", path.display())));
@@ -100,6 +106,7 @@ impl Pair {
 struct Pictures {
     files: Vec<PathBuf>,
     scale: usize,
+    shrink: usize,
     cache: Mutex<Cache>,
 }
 
@@ -113,7 +120,8 @@ impl Pictures {
     fn new(recipe: &Recipe) -> Result<Pictures, Error> {
         let files = expand(&recipe.data.train)?;
         let cache = Cache { pairs: HashMap::new(), left: recipe.data.cache_mib.saturating_mul(1 << 20) };
-        Ok(Pictures { files, scale: recipe.network.scale, cache: Mutex::new(cache) })
+        let (scale, shrink) = (recipe.network.scale, recipe.data.shrink);
+        Ok(Pictures { files, scale, shrink, cache: Mutex::new(cache) })
     }
 
     fn pair(&self, number: usize) -> Result<Arc<Pair>, Error> {
@@ -122,7 +130,7 @@ impl Pictures {
         if let Some(pair) = lock().pairs.get(&number) {
             return Ok(pair.clone());
         }
-        let pair = Arc::new(Pair::open(&self.files[number], self.scale)?);
+        let pair = Arc::new(Pair::open(&self.files[number], self.scale, self.shrink)?);
         let mut cache = lock();
         if let Some(left) = cache.left.checked_sub(pair.bytes()).filter(|_| !cache.pairs.contains_key(&number)) {
             cache.left = left;
@@ -207,6 +215,8 @@ mod tests {
                 }
             }
         }
+        let halved = Pair::open(&folder.path().join("ramp.png"), 2, 2).unwrap();
+        assert_eq!((halved.width, halved.low_width, halved.low_height), (30, 15, 11));
         let error = pictures.example(64, &mut Random::new(0)).unwrap_err().to_string();
         assert!(error.contains("ramp.png: 60x46") && error.contains("patch of 64"), "{error}");
     }

@@ -48,6 +48,9 @@ pub struct Data {
     /// Pictures to validate with.
     #[serde(default)]
     pub validate: Vec<PathBuf>,
+    /// Pictures are made so many times smaller first, by averaging: that takes compression's traces out of photographs.
+    #[serde(default = "one_usize")]
+    pub shrink: usize,
     /// Memory for decoded pictures, in MiB.
     #[serde(default = "cache_mib")]
     pub cache_mib: usize,
@@ -171,6 +174,9 @@ impl Recipe {
         }
         if self.stages.is_empty() || self.data.train.is_empty() {
             return Some("at least one [[stage]] and one path in data.train are wanted".into());
+        }
+        if !(1..=16).contains(&self.data.shrink) {
+            return Some(format!("data.shrink is {}, wanted 1 to 16", self.data.shrink));
         }
         for (i, stage) in self.stages.iter().enumerate() {
             let problem = |text: String| Some(format!("stage {}: {text}", i + 1));
