@@ -210,7 +210,9 @@ mod tests {
             for (y, x) in [(3, 3), (4, 5)] {
                 for c in 0..3 {
                     let at = |y: usize, x: usize| example.high[(y * 16 + x) * 3 + c];
-                    let mean = (at(2 * y, 2 * x) + at(2 * y + 1, 2 * x) + at(2 * y, 2 * x + 1) + at(2 * y + 1, 2 * x + 1)) / 4.0;
+                    let mean =
+                        (at(2 * y, 2 * x) + at(2 * y + 1, 2 * x) + at(2 * y, 2 * x + 1) + at(2 * y + 1, 2 * x + 1))
+                            / 4.0;
                     assert!((example.low[(y * 8 + x) * 3 + c] - mean).abs() < 1.5 / 255.0, "seed {seed}");
                 }
             }

@@ -53,7 +53,8 @@ mod tests {
     fn streams_repeat_and_parts_differ() {
         let draw = |mut random: Random| (0..8).map(|_| random.below(1000)).collect::<Vec<_>>();
         assert_eq!(draw(Random::new(7)), draw(Random::new(7)));
-        let streams = [draw(Random::new(7)), draw(Random::new(8)), draw(Random::new(7).part(0)), draw(Random::new(7).part(1))];
+        let streams =
+            [draw(Random::new(7)), draw(Random::new(8)), draw(Random::new(7).part(0)), draw(Random::new(7).part(1))];
         for (i, a) in streams.iter().enumerate() {
             assert!(streams[..i].iter().all(|b| a != b));
         }

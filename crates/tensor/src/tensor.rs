@@ -1,11 +1,11 @@
 //! The tensor: a shared buffer and a layout.
 
+use crate::autograd::View;
 use crate::autograd::{self, Node};
 use crate::buffer::Buffer;
 use crate::copy::{convert, copy_strided};
 use crate::dtype::with_element;
 use crate::error::refuse;
-use crate::autograd::View;
 use crate::{ALIGNMENT, DType, Device, Dims, Element, Error, Layout, RowLayout};
 use std::fmt;
 use std::sync::Arc;

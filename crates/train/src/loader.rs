@@ -3,8 +3,8 @@
 //! Batch `i` depends on the seed and on `i` alone, so that it does not matter which thread makes it or where a run was
 //! interrupted. Batches are handed out in order.
 
-use crate::error::BoxError;
 use crate::Error;
+use crate::error::BoxError;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -44,7 +44,8 @@ impl Batch {
     /// # Errors
     /// If they do not fit the memory.
     pub fn tensors(&self, device: &Device) -> Result<[Tensor; 2], Error> {
-        let image = |values: &[f32], side: usize| Tensor::from_slice(device, values, &[self.examples, side, side, 3])?.padded();
+        let image =
+            |values: &[f32], side: usize| Tensor::from_slice(device, values, &[self.examples, side, side, 3])?.padded();
         Ok([image(&self.low, self.sides[0])?, image(&self.high, self.sides[1])?])
     }
 }
@@ -220,7 +221,8 @@ mod tests {
             let low = random.uniform(patch / 2 * (patch / 2) * 3, 1.0);
             // Some take longer than others.
             std::thread::sleep(std::time::Duration::from_millis(random.below(4) as u64));
-            let high = (0..patch * patch * 3).map(|i| low[i / 3 / patch / 2 * (patch / 2) * 3 + i / 3 % patch / 2 * 3 + i % 3]);
+            let high = (0..patch * patch * 3)
+                .map(|i| low[i / 3 / patch / 2 * (patch / 2) * 3 + i / 3 % patch / 2 * 3 + i % 3]);
             Ok(Example { high: high.collect(), low })
         }
     }

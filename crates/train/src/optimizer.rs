@@ -122,7 +122,15 @@ impl Optimizer {
                 self.moments.insert(name.to_owned(), moments);
             }
             let moments = self.moments.get_mut(name).expect("inserted just now");
-            update(&self.recipe, self.steps, parameter.as_mut_slice::<f32>()?, gradient, factor, moments, learning_rate);
+            update(
+                &self.recipe,
+                self.steps,
+                parameter.as_mut_slice::<f32>()?,
+                gradient,
+                factor,
+                moments,
+                learning_rate,
+            );
         }
         Ok(())
     }
@@ -142,6 +150,8 @@ fn update(
             let correction = betas.map(|beta| 1.0 - beta.powi(step.min(i32::MAX as u64) as i32));
             let (size, root) = ((learning_rate / correction[0]) as f32, correction[1].sqrt() as f32);
             let ([b1, b2], epsilon) = (betas.map(|beta| beta as f32), epsilon as f32);
+            // Subtracted in f64: 1 - 0.999 in f32 would be 5e-5 off.
+            let [c1, c2] = betas.map(|beta| (1.0 - beta) as f32);
             let keep = match *recipe {
                 OptimizerRecipe::AdamW { weight_decay, .. } => (1.0 - learning_rate * weight_decay) as f32,
                 _ => 1.0,
@@ -149,8 +159,8 @@ fn update(
             let moments = first.iter_mut().zip(second.iter_mut());
             for ((w, &g), (m, v)) in weights.iter_mut().zip(gradients).zip(moments) {
                 let g = g * factor;
-                *m = b1 * *m + (1.0 - b1) * g;
-                *v = b2 * *v + (1.0 - b2) * g * g;
+                *m = b1 * *m + c1 * g;
+                *v = b2 * *v + c2 * g * g;
                 *w = *w * keep - size * *m / (v.sqrt() / root + epsilon);
             }
         }

@@ -84,30 +84,20 @@ fn chart<'a>(area: &Area<'a>, title: &str, points: &[(f64, f64)], log: bool) -> 
     };
     let ((left, right), (low, high)) = (ends(|p| p.0), ends(|p| p.1));
     let right = if right > left { right } else { left + 1.0 };
+    let logarithm = |y: f64| if log { y.log10() } else { y };
+    let (low, high) = (logarithm(low), logarithm(high));
     // Room above and below; a flat curve gets some too.
-    let (low, high) = if log {
-        (low / 1.1, high * 1.1)
-    } else {
-        let room = ((high - low) * 0.05).max(high.abs() * 1e-3).max(1e-9);
-        (low - room, high + room)
-    };
+    let room = ((high - low) * 0.05).max(high.abs() * 1e-3).max(1e-9);
     let mut builder = ChartBuilder::on(area);
     builder.margin(14).caption(title, ("bitmap", 16)).x_label_area_size(26).y_label_area_size(76);
-    macro_rules! draw {
-        ($chart:expr, $format:expr) => {{
-            let mut chart = $chart;
-            let mut mesh = chart.configure_mesh();
-            mesh.label_style(("bitmap", 8)).light_line_style(WHITE).bold_line_style(RGBColor(225, 225, 225));
-            mesh.x_labels(8).y_labels(6).x_label_formatter(&|x| format!("{x:.0}")).y_label_formatter(&$format);
-            mesh.draw()?;
-            let style = ShapeStyle { color: RGBColor(31, 92, 153).to_rgba(), filled: false, stroke_width: 2 };
-            chart.draw_series(LineSeries::new(points.iter().copied(), style))?;
-        }};
-    }
-    match log {
-        true => draw!(builder.build_cartesian_2d(left..right, (low..high).log_scale())?, |y: &f64| format!("{y:.2e}")),
-        false => draw!(builder.build_cartesian_2d(left..right, low..high)?, |y: &f64| format!("{y:.2}")),
-    }
+    let mut chart = builder.build_cartesian_2d(left..right, low - room..high + room)?;
+    let mut mesh = chart.configure_mesh();
+    mesh.label_style(("bitmap", 8)).light_line_style(WHITE).bold_line_style(RGBColor(225, 225, 225));
+    let label = |y: &f64| if log { format!("{:.2e}", 10f64.powf(*y)) } else { format!("{y:.2}") };
+    mesh.x_labels(8).y_labels(6).x_label_formatter(&|x| format!("{x:.0}")).y_label_formatter(&label);
+    mesh.draw()?;
+    let style = ShapeStyle { color: RGBColor(31, 92, 153).to_rgba(), filled: false, stroke_width: 2 };
+    chart.draw_series(LineSeries::new(points.iter().map(|&(x, y)| (x, logarithm(y))), style))?;
     Ok(())
 }
 

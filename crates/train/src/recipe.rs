@@ -189,7 +189,11 @@ impl Recipe {
             // RLFN's attention needs fifteen pixels, DITN whole patches of eight.
             let unit = if self.network.kind.starts_with("ditn") { 8 * scale } else { scale };
             if stage.patch < 16 * scale || stage.patch > 4096 || !stage.patch.is_multiple_of(unit) {
-                return problem(format!("patch is {}, wanted a multiple of {unit} from {} to 4096", stage.patch, 16 * scale));
+                return problem(format!(
+                    "patch is {}, wanted a multiple of {unit} from {} to 4096",
+                    stage.patch,
+                    16 * scale
+                ));
             }
             if !(stage.learning_rate.is_finite() && stage.learning_rate > 0.0) {
                 return problem(format!("learning_rate is {}", stage.learning_rate));

@@ -89,7 +89,8 @@ fn a_transformer_trains_as_in_pytorch() {
                     ops::linear(&ops::mul(&gate, &up)?, &down, None, Activation::Identity)
                 }
             };
-            let h = if i == 0 { forward(std::slice::from_ref(&x))? } else { supple_tensor::checkpoint(&[&x], forward)? };
+            let h =
+                if i == 0 { forward(std::slice::from_ref(&x))? } else { supple_tensor::checkpoint(&[&x], forward)? };
             x = ops::add(&x, &h)?;
         }
         let x = ops::rms_norm(&x, get("norm"), 1e-6)?.reshape(&[batch * tokens, WIDTH])?;

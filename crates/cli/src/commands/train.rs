@@ -112,7 +112,9 @@ impl Display {
             let _ = write!(w, "{:>5.1}%", state.fraction() * 100.0);
         };
         let style = ProgressStyle::with_template("{msg} {wide_bar} {share}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("share", share).progress_chars("━╸ "));
+        bar.set_style(
+            style.unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("share", share).progress_chars("━╸ "),
+        );
         Display { quiet, bar, began: None, said: Instant::now() }
     }
 

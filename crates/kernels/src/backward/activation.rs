@@ -45,7 +45,8 @@ pub fn activation_backward(
     assert!(rows == 0 || saved.len() >= (rows - 1) * saved_stride + len, "activation_backward: saved values");
     for_row_blocks(cpu, rows, len, out, out_stride, &|range, out| {
         let (a, b) = (&grad[range.start * grad_stride..], &saved[range.start * saved_stride..]);
-        let rows = Rows2 { rows: range.len(), len, a, a_stride: grad_stride, b, b_stride: saved_stride, out, out_stride };
+        let rows =
+            Rows2 { rows: range.len(), len, a, a_stride: grad_stride, b, b_stride: saved_stride, out, out_stride };
         // SAFETY: the CPU has the instruction set of its `Cpu`; the rows were checked above.
         unsafe {
             match activation {
@@ -130,7 +131,10 @@ mod tests {
                                 / (f64::from(up) - f64::from(down));
                             let wanted = slope * f64::from(grad[row * (len + 3) + i]);
                             let found = f64::from(out[row * (len + 1) + i]);
-                            assert!((found - wanted).abs() < 2e-5 || x.abs() < 2.0 * step, "{how:?} {isa} {x}: {found} {wanted}");
+                            assert!(
+                                (found - wanted).abs() < 2e-5 || x.abs() < 2.0 * step,
+                                "{how:?} {isa} {x}: {found} {wanted}"
+                            );
                         }
                     }
                 }

@@ -67,14 +67,15 @@ pub fn weight_gradient(
             row = next;
         }
     });
+    let (first, rest) = scratch.split_at_mut(len);
+    for part in rest.chunks_exact(len) {
+        first.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+    }
     let columns = padded_columns(cpu.isa, shape.out_channels);
     let (inputs, taps) = (shape.in_channels / shape.groups, shape.kernel[0] * shape.kernel[1]);
-    for o in 0..shape.out_channels {
-        for i in 0..inputs {
-            for tap in 0..taps {
-                let at = (tap * inputs + i) * columns + o;
-                out[(o * inputs + i) * taps + tap] = scratch[at..].iter().step_by(len).sum();
-            }
+    for (o, out) in out.chunks_exact_mut(inputs * taps).enumerate() {
+        for (at, out) in out.iter_mut().enumerate() {
+            *out = first[(at % taps * inputs + at / taps) * columns + o];
         }
     }
 }
@@ -275,10 +276,8 @@ mod tests {
             let (inputs, outputs) = (shape.in_channels / shape.groups, shape.out_channels / shape.groups);
             for (at, wanted) in wanted.iter_mut().enumerate() {
                 let (kx, ky) = (at % shape.kernel[1], at / shape.kernel[1] % shape.kernel[0]);
-                let (i, o) = (
-                    at / shape.kernel[1] / shape.kernel[0] % inputs,
-                    at / shape.kernel[1] / shape.kernel[0] / inputs,
-                );
+                let (i, o) =
+                    (at / shape.kernel[1] / shape.kernel[0] % inputs, at / shape.kernel[1] / shape.kernel[0] / inputs);
                 for q in 0..n * oh * ow {
                     let (image, y, x_) = (q / ow / oh, q / ow % oh, q % ow);
                     let sy = (y * shape.stride[0] + ky * shape.dilation[0]).wrapping_sub(shape.padding[0]);

@@ -69,7 +69,8 @@ pub fn pool_backward(
                 let divisor = match kind {
                     PoolingKind::Max => {
                         for (c, &grad) in grad.iter().enumerate() {
-                            let pixels = rows.clone().flat_map(|y| columns.clone().map(move |x| (y * width + x) * stride + c));
+                            let pixels =
+                                rows.clone().flat_map(|y| columns.clone().map(move |x| (y * width + x) * stride + c));
                             let mut best: Option<usize> = None;
                             for at in pixels {
                                 if best.is_none_or(|best| input[at] > input[best]) {

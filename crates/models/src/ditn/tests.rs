@@ -3,8 +3,8 @@
 use super::*;
 use crate::testing::{collect, picture, random_weights};
 use crate::{Network, Parameters};
-use supple_tensor::{Device, Isa, Tensor};
 use supple_tensor::kernels::testing::noise;
+use supple_tensor::{Device, Isa, Tensor};
 use supple_weights::Weights;
 
 /// What to build: channels, layers of each unit, scale, and whether with layer norms.

@@ -156,7 +156,11 @@ fn channels_without_weight_are_pruned_without_a_trace() {
     let (found, pruned) = prune_channels(&wide, &large, 17).unwrap();
     assert_eq!(found, narrow);
     for (name, tensor) in pruned.iter() {
-        assert_eq!(tensor.to_vec::<f32>().unwrap(), small.get("test", name).unwrap().to_vec::<f32>().unwrap(), "{name}");
+        assert_eq!(
+            tensor.to_vec::<f32>().unwrap(),
+            small.get("test", name).unwrap().to_vec::<f32>().unwrap(),
+            "{name}"
+        );
     }
     let (a, b) = (forward(&wide, &large, &device, 17, 15), forward(&narrow, &pruned, &device, 17, 15));
     assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-6));

@@ -17,9 +17,7 @@ pub fn activate(x: &Tensor, how: Activation) -> Result<Tensor, Error> {
     let cpu = x.device().kernels();
     activation::activate(cpu, how, rows.rows, rows.len, from.data(), rows.stride, y.write(), out.stride);
     let saved = if saves_output(how) { &y } else { x }.detach();
-    Ok(record("activation", y, &[x], move || {
-        move |grad, _| Ok(vec![Some(activation_backward(grad, &saved, how)?)])
-    }))
+    Ok(record("activation", y, &[x], move || move |grad, _| Ok(vec![Some(activation_backward(grad, &saved, how)?)])))
 }
 
 /// The gradient of an activation's input from that of its output. `saved` is the output where
@@ -38,7 +36,16 @@ pub fn activation_backward(grad: &Tensor, saved: &Tensor, how: Activation) -> Re
     let cpu = grad.device().kernels();
     let (from, saved) = (grad.data(), saved.data());
     backward::activation_backward(
-        cpu, how, out.rows, out.len, from, grad_rows.stride, saved, saved_rows.stride, y.write(), out.stride,
+        cpu,
+        how,
+        out.rows,
+        out.len,
+        from,
+        grad_rows.stride,
+        saved,
+        saved_rows.stride,
+        y.write(),
+        out.stride,
     );
     Ok(y)
 }

@@ -32,7 +32,8 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool) -> Result<Ten
 /// # Errors
 /// If `d` is odd or the shapes do not fit each other.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor, Error> {
-    let Some((last, d)) = x.rank().checked_sub(1).map(|last| (last, x.shape()[last])).filter(|(_, d)| d % 2 == 0) else {
+    let Some((last, d)) = x.rank().checked_sub(1).map(|last| (last, x.shape()[last])).filter(|(_, d)| d % 2 == 0)
+    else {
         return refuse!("rope", "wants an even number of features, got shape {:?}", x.shape());
     };
     let (a, b) = (x.narrow(last, 0, d / 2)?, x.narrow(last, d / 2, d / 2)?);

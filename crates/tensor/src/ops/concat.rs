@@ -53,7 +53,13 @@ pub fn concat(tensors: &[&Tensor], dim: usize) -> Result<Tensor, Error> {
 }
 
 /// Zeros of `shape` with `part` at indices `start..` of dimension `dim`: what [`Tensor::narrow`] does, backward.
-pub(crate) fn widen(device: &Device, shape: &[usize], dim: usize, start: usize, part: &Tensor) -> Result<Tensor, Error> {
+pub(crate) fn widen(
+    device: &Device,
+    shape: &[usize],
+    dim: usize,
+    start: usize,
+    part: &Tensor,
+) -> Result<Tensor, Error> {
     part.expect_dtype("narrow", DType::F32)?;
     let padded = part.layout().rows().is_some_and(|rows| is_padded(&rows));
     let (mut y, _) = output(device, shape, padded)?;

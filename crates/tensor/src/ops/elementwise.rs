@@ -3,8 +3,8 @@
 //! Shapes are matched from the last dimension; dimensions of size 1, or missing ones, repeat. A value per channel
 //! (`[c]`, `[1, 1, 1, c]`) and operands of equal shape are taken where they lie; other repetitions are copied out first.
 
-use super::{is_padded, output, same_device};
 use super::sum_to;
+use super::{is_padded, output, same_device};
 use crate::autograd::record;
 use crate::error::refuse;
 use crate::{Dims, Error, MAX_RANK, Tensor};

@@ -5,9 +5,9 @@ use crate::autograd::{record, refuse_gradient};
 use crate::error::refuse;
 use crate::{DType, Device, Dims, Error, Tensor};
 use supple_kernels::AlignedBuf;
+use supple_kernels::activation::activate_in_place;
 use supple_kernels::backward::conv::{weight_gradient, weight_gradient_scratch};
 use supple_kernels::backward::pooling::Images;
-use supple_kernels::activation::activate_in_place;
 use supple_kernels::gemm::{Epilogue, PackedMatrix, gemm};
 
 /// Rows that a thread takes at a time: a multiple of every tile height of the product.

@@ -1,8 +1,8 @@
 //! Products of matrices that are both computed at run time.
 
 use super::elementwise::common_shape;
-use super::{output, same_device};
 use super::sum_to;
+use super::{output, same_device};
 use crate::autograd::record;
 use crate::error::refuse;
 use crate::{DType, Dims, Error, MAX_RANK, Tensor};

@@ -47,7 +47,8 @@ fn pool2d_backward(grad: &Tensor, x: &Tensor, pooling: &Pooling) -> Result<Tenso
     let (image, grad) = (Image::new(OP, x)?, Image::new(OP, grad)?);
     let mut y = new_image(image.device(), [image.n, image.height, image.width, image.channels])?;
     // The result has the narrowest pixels, whatever those of the input are.
-    let image = if image.images().stride == y.layout().strides()[2] { image } else { Image::new(OP, &x.copied(*y.layout())?)? };
+    let image =
+        if image.images().stride == y.layout().strides()[2] { image } else { Image::new(OP, &x.copied(*y.layout())?)? };
     let (cpu, stride) = (image.device().kernels(), grad.images().stride);
     backward::pool_backward(cpu, pooling, image.images(), image.data(), grad.data(), stride, y.write());
     Ok(y)

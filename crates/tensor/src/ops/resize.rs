@@ -27,11 +27,7 @@ pub fn resize(x: &Tensor, mode: ResizeMode, [height, width]: [usize; 2]) -> Resu
 }
 
 /// The gradient of a resize's input, which has shape `[n, height, width, channels]`.
-fn resize_backward(
-    grad: &Tensor,
-    mode: ResizeMode,
-    [n, height, width, channels]: [usize; 4],
-) -> Result<Tensor, Error> {
+fn resize_backward(grad: &Tensor, mode: ResizeMode, [n, height, width, channels]: [usize; 4]) -> Result<Tensor, Error> {
     let grad = Image::new("resize_backward", grad)?;
     let mut y = new_image(grad.device(), [n, height, width, channels])?;
     let images = Images { n, height, width, channels, stride: channels.next_multiple_of(ALIGNMENT) };

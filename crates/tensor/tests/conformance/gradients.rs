@@ -187,10 +187,8 @@ fn convolutions() {
         (ConvShape { groups: 16, ..same(16, 16, 5) }, [1, 6, 7]),
         (ConvShape { groups: 16, dilation: [3; 2], padding: [9; 2], ..same(16, 16, 7) }, [1, 8, 7]),
     ] {
-        let weight = input(
-            &[shape.out_channels, shape.in_channels / shape.groups, shape.kernel[0], shape.kernel[1]],
-            2,
-        );
+        let weight =
+            input(&[shape.out_channels, shape.in_channels / shape.groups, shape.kernel[0], shape.kernel[1]], 2);
         let inputs = [input(&[n, h, w, shape.in_channels], 1), weight, input(&[shape.out_channels], 3)];
         let name = format!("conv2d {shape:?}");
         check(&name, &inputs, |x| ops::conv2d(&x[0], &x[1], Some(&x[2]), shape, Activation::Identity));
@@ -216,7 +214,8 @@ fn products() {
         check("linear", &x, |x| ops::linear(&x[0], &x[1], Some(&x[2]), Activation::Identity));
         check("linear and GELU", &x[..2], |x| ops::linear(&x[0], &x[1], None, Activation::Gelu));
     }
-    for (a, b) in [(&[3, 4][..], &[4, 5][..]), (&[2, 3, 4], &[4, 5]), (&[1, 3, 4], &[6, 4, 2]), (&[2, 1, 3, 4], &[3, 4, 2])]
+    for (a, b) in
+        [(&[3, 4][..], &[4, 5][..]), (&[2, 3, 4], &[4, 5]), (&[1, 3, 4], &[6, 4, 2]), (&[2, 1, 3, 4], &[3, 4, 2])]
     {
         check("matmul", &[input(a, 1), input(b, 2)], |x| ops::matmul(&x[0], &x[1]));
     }
