@@ -100,7 +100,7 @@ pub unsafe fn gelu_slope<V: Simd>(x: V) -> V {
     unsafe {
         let half = V::splat(0.5);
         let cdf = half.mul_add(erf_of_scaled(x), half);
-        let density = exp(x.mul(x).mul(V::splat(-0.5))).mul(V::splat(0.398_942_28));
+        let density = exp(x.mul(x).mul(V::splat(-0.5))).mul(V::splat(0.398_942_3));
         x.mul_add(density, cdf)
     }
 }

@@ -73,7 +73,7 @@ impl Checkpoint {
         let weights = Weights::open(path)?;
         let problem = |problem: &str| Error::Checkpoint { path: path.into(), problem: problem.to_owned() };
         let text = weights.metadata().get("recipe").ok_or_else(|| problem("not a checkpoint of a training run"))?;
-        if *text != recipe.to_toml()? {
+        if !Recipe::parse("checkpoint", text)?.continues(recipe) {
             return Err(problem("this run was begun with another recipe"));
         }
         let number = |key: &str| weights.metadata().get(key).and_then(|value| value.parse::<u64>().ok());

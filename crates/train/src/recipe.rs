@@ -136,7 +136,11 @@ impl Recipe {
         let mut recipe = Recipe::parse(&path.display().to_string(), &text)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let paths = recipe.data.train.iter_mut().chain(&mut recipe.data.validate).chain(&mut recipe.network.start);
-        paths.for_each(|path| *path = folder.join(&*path));
+        for path in paths {
+            let joined = folder.join(&*path);
+            // In one form, from wherever the command is called.
+            *path = joined.canonicalize().unwrap_or(joined);
+        }
         Ok(recipe)
     }
 
@@ -155,6 +159,16 @@ impl Recipe {
             Some(what) => Err(problem(what)),
             None => Ok(recipe),
         }
+    }
+
+    /// Whether a run of this recipe goes on as one of `other`: what is watched and kept in memory may differ.
+    pub(crate) fn continues(&self, other: &Recipe) -> bool {
+        let essence = |recipe: &Recipe| {
+            let mut recipe = recipe.clone();
+            (recipe.every, recipe.data.cache_mib, recipe.data.validate) = (Every::default(), 0, Vec::new());
+            recipe
+        };
+        essence(self) == essence(other)
     }
 
     /// The recipe as TOML.
@@ -201,7 +215,7 @@ impl Recipe {
             if stage.average.is_some_and(|decay| !(0.0..1.0).contains(&decay)) {
                 return problem("average is a decay from 0 to below 1".into());
             }
-            if stage.clip.is_some_and(|limit| !(limit > 0.0)) {
+            if stage.clip.is_some_and(|limit| limit.is_nan() || limit <= 0.0) {
                 return problem("clip is a norm above 0".into());
             }
             if stage.loss.is_empty() {
@@ -236,6 +250,11 @@ mod tests {
         let recipe = Recipe::parse("test", TEXT).unwrap();
         assert_eq!((recipe.seed, recipe.every, recipe.stages[0].accumulate), (1, Every::default(), 1));
         assert_eq!(Recipe::parse("again", &recipe.to_toml().unwrap()).unwrap(), recipe);
+        let mut other = recipe.clone();
+        other.every.checkpoint = 7;
+        assert!(other.continues(&recipe));
+        other.stages[0].batch = 8;
+        assert!(!other.continues(&recipe));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod normalize;
 mod pooling;
 mod resize;
 mod shapes;
+mod training;
 
 use std::sync::OnceLock;
 use supple_kernels::testing::noise;
