@@ -58,7 +58,9 @@ mod tests {
         for (i, a) in streams.iter().enumerate() {
             assert!(streams[..i].iter().all(|b| a != b));
         }
-        let mut random = Random::new(1);
+        // The first numbers of SplitMix64 as published.
+        let mut random = Random::new(1_234_567);
+        assert_eq!([random.bits(), random.bits()], [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
         let mean = (0..10_000).map(|_| random.unit()).sum::<f64>() / 1e4;
         assert!((mean - 0.5).abs() < 0.01, "{mean}");
         assert!((0..1000).all(|_| random.below(3) < 3) && random.below(0) == 0);

@@ -155,7 +155,7 @@ fn tokens() {
             let score = |j: usize| (0..d).map(|c| q[i * d + c] * k[j * d + c]).sum::<f64>() / 2.0;
             let e: Vec<f64> = (0..seen).map(|j| score(j).exp()).collect();
             let sum: f64 = e.iter().sum();
-            (0..width).map(move |c| (0..seen).map(|j| e[j] / sum * v[j * width + c]).sum()).collect::<Vec<f64>>()
+            (0..width).map(|c| (0..seen).map(|j| e[j] / sum * v[j * width + c]).sum()).collect::<Vec<f64>>()
         };
         (0..queries).flat_map(row).collect()
     };
