@@ -11,7 +11,7 @@
 use crate::{Average, Error, Optimizer, Recipe};
 use std::collections::BTreeMap;
 use std::path::Path;
-use supple_models::Parameters;
+use supple_models::{Network, Parameters};
 use supple_tensor::Device;
 use supple_weights::{DType, Weights};
 
@@ -63,6 +63,21 @@ impl Checkpoint {
         ];
         let metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         Ok(supple_weights::save_safetensors(path, &tensors, &metadata)?)
+    }
+
+    /// Whether parameters, average and moments are those of `network`.
+    pub(crate) fn fits(&self, network: &dyn Network) -> bool {
+        let shapes = network.shapes();
+        let same = |parameters: &Parameters| {
+            let of = |name: &str| parameters.get("checkpoint", name).ok().map(|tensor| tensor.shape().to_vec());
+            parameters.len() == shapes.len() && shapes.iter().all(|(name, shape)| of(name).as_ref() == Some(shape))
+        };
+        let moments = self.optimizer.moments();
+        let fitting = shapes.iter().filter(|(name, shape)| {
+            let wanted = self.optimizer.moment_lens(shape.iter().product());
+            moments.get(name).is_some_and(|moments| [moments[0].len(), moments[1].len()] == wanted)
+        });
+        same(&self.parameters) && self.average.as_ref().is_none_or(same) && fitting.count() == moments.len()
     }
 
     /// Reads a checkpoint of `recipe`.

@@ -90,6 +90,11 @@ impl Optimizer {
         Optimizer { recipe, steps, moments }
     }
 
+    /// Lengths of the two moments of a parameter of `len` values.
+    pub(crate) fn moment_lens(&self, len: usize) -> [usize; 2] {
+        [len, if matches!(self.recipe, OptimizerRecipe::Sgd { .. }) { 0 } else { len }]
+    }
+
     /// Steps taken.
     pub fn steps(&self) -> u64 {
         self.steps
@@ -117,8 +122,7 @@ impl Optimizer {
             let gradient = gradient.contiguous()?;
             let gradient = gradient.as_slice::<f32>()?;
             if !self.moments.contains_key(name) {
-                let second = if matches!(self.recipe, OptimizerRecipe::Sgd { .. }) { 0 } else { gradient.len() };
-                let moments = [vec![0.0; gradient.len()], vec![0.0; second]];
+                let moments = self.moment_lens(gradient.len()).map(|len| vec![0.0; len]);
                 self.moments.insert(name.to_owned(), moments);
             }
             let moments = self.moments.get_mut(name).expect("inserted just now");

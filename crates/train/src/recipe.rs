@@ -209,6 +209,10 @@ impl Recipe {
                     16 * scale
                 ));
             }
+            // Three gigabytes of samples; what a network makes of them is many times as much.
+            if (stage.batch / stage.accumulate).saturating_mul(stage.patch * stage.patch) > 1 << 28 {
+                return problem(format!("{} patches of {} do not fit any memory", stage.batch, stage.patch));
+            }
             if !(stage.learning_rate.is_finite() && stage.learning_rate > 0.0) {
                 return problem(format!("learning_rate is {}", stage.learning_rate));
             }
@@ -261,6 +265,7 @@ mod tests {
     fn what_makes_no_sense_is_named() {
         for (from, to, wanted) in [
             ("batch = 4", "batch = 0", "stage 1: steps, batch"),
+            ("batch = 4", "batch = 4_000_000_000", "do not fit"),
             ("patch = 64", "patch = 31", "stage 1: patch is 31"),
             ("patch = 64", "patch = 65", "stage 1: patch is 65"),
             ("scale = 2", "scale = 0", "scale is 0"),

@@ -92,6 +92,10 @@ pub fn train(
     let mut state = if exists {
         let found = Checkpoint::open(&checkpoint, recipe, device)?;
         let architecture = first.at(&recipe.stages[..=found.stage]);
+        if !found.fits(architecture.network()) {
+            let problem = "its tensors are not those of the network".to_owned();
+            return Err(Error::Checkpoint { path: checkpoint, problem });
+        }
         State::resume(architecture, found, &recipe.stages)?
     } else {
         let path = folder.join("recipe.toml");

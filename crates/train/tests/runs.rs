@@ -194,6 +194,22 @@ fn what_cannot_be_done_is_said_and_nothing_is_overwritten() {
     recipe.network.kind = "unet".into();
     assert!(run(&recipe, true).to_string().contains("unet"));
     assert!(std::fs::read(folder.path().join("checkpoint.safetensors")).unwrap() == before);
+    // A checkpoint whose moments belong to something else.
+    let weights = Weights::from_bytes("before", before).unwrap();
+    let tensors: Vec<_> = weights
+        .names()
+        .map(|name| {
+            let (mut shape, mut values) = weights.tensor_any_shape(name).unwrap();
+            if name == "second/conv_1.bias" {
+                (shape, values) = (vec![1], vec![0.5]);
+            }
+            (name.to_owned(), supple_weights::DType::F32, shape, values)
+        })
+        .collect();
+    supple_weights::save_safetensors(&folder.path().join("checkpoint.safetensors"), &tensors, weights.metadata())
+        .unwrap();
+    recipe.network.kind = "rlfn_tiny".into();
+    assert!(run(&recipe, true).to_string().contains("not those of the network"));
     // A learning rate that blows the weights up ends the run, and its last checkpoint stays readable.
     let mut wild = self::recipe("rlfn_tiny", "");
     wild.stages[0].learning_rate = 1e30;
