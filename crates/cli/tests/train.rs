@@ -104,6 +104,8 @@ fn mistakes_are_named_with_what_to_do() {
     sandbox.write("empty/notes.txt", b"");
     sandbox.write("nothing.toml", recipe.replace("\"pictures\"", "\"empty\"").as_bytes());
     sandbox.run(&["train", "nothing.toml"]).exits(1).says("no pictures in this folder");
+    sandbox.write("gone.toml", recipe.replace("validate.png", "gone.png").as_bytes());
+    sandbox.run(&["train", "gone.toml"]).exits(1).says("gone.png: cannot read");
     sandbox.run(&["plot", "empty"]).exits(1).says("no metrics");
 }
 

@@ -59,6 +59,8 @@ pub fn plot(path: &Path) -> Result<Picture, Error> {
 fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
     let mut files = Vec::new();
     for path in paths {
+        // Now, and not after the first thousand steps.
+        std::fs::metadata(path).map_err(Error::io(path, "read"))?;
         let found = match path.is_dir() {
             true => compress::calibration_pictures(path, usize::MAX)?,
             false => vec![path.clone()],
