@@ -3,6 +3,7 @@
 mod cross;
 mod cuda;
 mod licences;
+mod sr_data;
 #[cfg(feature = "web")]
 mod wasm;
 #[cfg(feature = "web")]
@@ -21,6 +22,8 @@ usage: cargo xtask <command>
   cuda-toolchain
              install NVIDIA's compiler into the cache folder, for machines without one; builds then have CUDA kernels
   cuda       compile every CUDA kernel for one architecture, and check the Rust around them; needs no GPU
+  sr-data    gather photographs to train super-resolution on, from Debian's wallpaper packages (200 MB), in
+             pictures/train or the folder given
   web        build the npm package and the page in web/dist";
 
 fn main() -> anyhow::Result<()> {
@@ -32,6 +35,8 @@ fn main() -> anyhow::Result<()> {
         ["cross"] => cross::check(),
         ["cuda-toolchain"] => cuda::toolchain().map(|_| ()),
         ["cuda"] => cuda::check(),
+        ["sr-data"] => sr_data::gather("pictures/train"),
+        ["sr-data", folder] => sr_data::gather(folder),
         #[cfg(feature = "web")]
         ["web"] => web::build(),
         // What makes the bindings takes a minute to compile, so that only this chore brings it in.

@@ -7,7 +7,7 @@ mod report;
 mod size;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use commands::{bench, classify, compare, completions, compress, doctor, eval, inspect, models, upscale};
+use commands::{bench, classify, compare, completions, compress, doctor, eval, inspect, models, plot, train, upscale};
 use report::Exit;
 use std::process::ExitCode;
 
@@ -35,6 +35,8 @@ enum Command {
     Upscale(upscale::Args),
     Classify(classify::Args),
     Compress(compress::Args),
+    Train(train::Args),
+    Plot(plot::Args),
     Compare(compare::Args),
     Models(models::Args),
     Inspect(inspect::Args),
@@ -49,6 +51,8 @@ fn run(command: &Command) -> anyhow::Result<Exit> {
         Command::Upscale(args) => upscale::run(args),
         Command::Classify(args) => classify::run(args),
         Command::Compress(args) => compress::run(args),
+        Command::Train(args) => train::run(args),
+        Command::Plot(args) => plot::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Models(args) => models::run(args),
         Command::Inspect(args) => inspect::run(args),

@@ -17,8 +17,12 @@ use crate::simd::{Kernel, Simd, dispatch};
 pub enum Binary {
     /// `a + b`.
     Add,
+    /// `a - b`.
+    Sub,
     /// `a * b`.
     Mul,
+    /// `a / b`.
+    Div,
 }
 
 /// Combines two matrices element by element.
@@ -47,7 +51,9 @@ pub fn binary(
         unsafe {
             match how {
                 Binary::Add => dispatch(cpu.isa, With(Add, kernel)),
+                Binary::Sub => dispatch(cpu.isa, With(Sub, kernel)),
                 Binary::Mul => dispatch(cpu.isa, With(Mul, kernel)),
+                Binary::Div => dispatch(cpu.isa, With(Div, kernel)),
             }
         }
     });
@@ -77,28 +83,37 @@ pub fn scale(
     });
 }
 
-struct Rows2<'a> {
-    rows: usize,
-    len: usize,
-    a: &'a [f32],
-    a_stride: usize,
-    b: &'a [f32],
-    b_stride: usize,
-    out: &'a mut [f32],
-    out_stride: usize,
+/// Two operands and an output, as rows.
+pub(crate) struct Rows2<'a> {
+    pub(crate) rows: usize,
+    pub(crate) len: usize,
+    pub(crate) a: &'a [f32],
+    pub(crate) a_stride: usize,
+    pub(crate) b: &'a [f32],
+    pub(crate) b_stride: usize,
+    pub(crate) out: &'a mut [f32],
+    pub(crate) out_stride: usize,
 }
 
 /// An operation on two vectors.
-trait Combine: Copy {
+pub(crate) trait Combine: Copy {
     /// Whether `b` is read.
     const READS_B: bool;
+    /// One vector of the result.
+    ///
+    /// # Safety
+    /// The CPU must have the instruction set of `V`.
     unsafe fn combine<V: Simd>(self, a: V, b: V) -> V;
 }
 
 #[derive(Clone, Copy)]
 struct Add;
 #[derive(Clone, Copy)]
+struct Sub;
+#[derive(Clone, Copy)]
 struct Mul;
+#[derive(Clone, Copy)]
+struct Div;
 #[derive(Clone, Copy)]
 struct Multiple(f32);
 
@@ -118,11 +133,14 @@ macro_rules! combine_by {
 
 combine_by! {
     Add, true, _this, a, b => a.add(b);
+    Sub, true, _this, a, b => a.sub(b);
     Mul, true, _this, a, b => a.mul(b);
+    Div, true, _this, a, b => a.div(b);
     Multiple, false, this, a, _b => a.mul(V::splat(this.0));
 }
 
-struct With<'a, C>(C, Rows2<'a>);
+/// Combines rows.
+pub(crate) struct With<'a, C>(pub(crate) C, pub(crate) Rows2<'a>);
 
 impl<C: Combine> Kernel for With<'_, C> {
     type Output = ();
@@ -183,13 +201,16 @@ mod tests {
                     let mut multiple = sum.clone();
                     binary(&cpu, Binary::Add, rows, len, &a, sa, &b, sb, &mut sum, so);
                     binary(&cpu, Binary::Mul, rows, len, &a, sa, &b, sb, &mut product, so);
+                    let (mut difference, mut quotient) = (sum.clone(), sum.clone());
+                    binary(&cpu, Binary::Sub, rows, len, &a, sa, &b, sb, &mut difference, so);
+                    binary(&cpu, Binary::Div, rows, len, &a, sa, &b, sb, &mut quotient, so);
                     scale(&cpu, 0.3, rows, len, &a, sa, &mut multiple, so);
                     for row in 0..rows {
                         for i in 0..len {
                             let (x, y, at) = (a[row * sa + i], b[row * sb + i], row * so + i);
                             assert_eq!(
-                                [sum[at], product[at], multiple[at]],
-                                [x + y, x * y, x * 0.3],
+                                [sum[at], product[at], multiple[at], difference[at], quotient[at]],
+                                [x + y, x * y, x * 0.3, x - y, x / y],
                                 "{isa} {rows}x{len}"
                             );
                         }

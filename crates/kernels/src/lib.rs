@@ -13,6 +13,7 @@
 pub mod activation;
 pub mod aligned;
 pub mod attention;
+pub mod backward;
 pub mod conv;
 pub mod cpu;
 pub mod elementwise;
@@ -37,6 +38,7 @@ pub mod spatial_attention;
 mod system;
 #[doc(hidden)]
 pub mod testing;
+pub mod unary;
 
 pub use aligned::AlignedBuf;
 pub use cpu::Cpu;

@@ -29,9 +29,9 @@ pub enum ResizeMode {
 
 /// Taps of an output position along one axis: up to four pixels with weights, or a range for [`ResizeMode::Area`].
 #[derive(Clone, Copy)]
-struct Taps {
+pub(crate) struct Taps {
     first: usize,
-    count: usize,
+    pub(crate) count: usize,
     /// Pixels and weights of all modes but `Area`, whose pixels follow each other and weigh the same.
     at: [usize; 4],
     weight: [f64; 4],
@@ -39,7 +39,7 @@ struct Taps {
 
 impl Taps {
     #[inline(always)]
-    fn new(mode: ResizeMode, i: usize, input: usize, output: usize) -> Taps {
+    pub(crate) fn new(mode: ResizeMode, i: usize, input: usize, output: usize) -> Taps {
         let mut taps = Taps { first: 0, count: 1, at: [0; 4], weight: [1.0, 0.0, 0.0, 0.0] };
         // Products are taken in 128 bits: sizes are anything that fits the address space.
         let scaled = |i: usize| i as u128 * input as u128;
@@ -74,7 +74,7 @@ impl Taps {
 
     /// The pixel and the weight of tap `k`.
     #[inline(always)]
-    fn tap(&self, mode: ResizeMode, k: usize) -> (usize, f32) {
+    pub(crate) fn tap(&self, mode: ResizeMode, k: usize) -> (usize, f32) {
         if mode == ResizeMode::Area {
             (self.first + k, 1.0 / self.count as f32)
         } else {

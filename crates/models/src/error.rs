@@ -91,4 +91,12 @@ pub enum Error {
         /// Number of values given.
         found: usize,
     },
+    /// A parameter that a network asks for and that is not there.
+    #[error("{network}: no parameter {name}")]
+    MissingParameter {
+        /// Name of the network.
+        network: String,
+        /// Name of the parameter.
+        name: String,
+    },
 }

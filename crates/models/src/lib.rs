@@ -10,11 +10,13 @@ pub mod super_resolution;
 
 mod error;
 mod load;
+mod parameters;
 #[cfg(test)]
 mod testing;
 
 pub use error::Error;
 pub use load::{Placement, load, load_on};
+pub use parameters::{Network, Parameters};
 pub use super_resolution::{Sink, Source, SuperResolution, Window};
 
 /// How exact the arithmetic of a network has to be.

@@ -25,9 +25,14 @@ pub fn random_weights(shapes: &[(String, Vec<usize>)]) -> Weights {
     Weights::from_bytes("random", bytes).expect("weights")
 }
 
-/// Runs a network over a window of a picture of noise, and returns its output rows.
+/// A picture of noise, interleaved, in 0..1.
+pub fn picture(width: usize, height: usize) -> Vec<f32> {
+    noise(width * height * 3, 99).iter().map(|v| v * 0.5 + 0.5).collect()
+}
+
+/// Runs a network over a window of [`picture`], and returns its output rows.
 pub fn collect(network: &dyn SuperResolution, cpu: &Cpu, window: &Window) -> Vec<f32> {
-    let picture: Vec<f32> = noise(window.width * window.height * 3, 99).iter().map(|v| v * 0.5 + 0.5).collect();
+    let picture = picture(window.width, window.height);
     let mut out = Vec::new();
     let mut next = 0;
     network

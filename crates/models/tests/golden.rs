@@ -4,8 +4,9 @@
 mod common;
 
 use common::{npz, run, specs};
-use supple_models::{Precision, load};
-use supple_tensor::{Cpu, Isa};
+use supple_models::rlfn::Definition;
+use supple_models::{Network, Precision, load};
+use supple_tensor::{Cpu, Device, Isa, Tensor, ops};
 use supple_weights::Weights;
 
 /// Compares a checkpoint's output with its golden vector, on every instruction set; `tolerance` is in 0..255.
@@ -37,5 +38,29 @@ fn check(folder: &str, name: &str, range: f32, tolerance: f32) {
 fn rlfn_checkpoints_equal_their_golden_vectors() {
     for name in ["rlfn_x2", "rlfn_x4", "rlfn_s_x2", "rlfn_s_x4", "rlfn_ntire_x4"] {
         check("rlfn", name, 255.0, 1e-3);
+    }
+}
+
+#[test]
+fn the_definition_equals_the_golden_vectors_too() {
+    let Some(data) = specs().map(|p| p.join("data/super_resolution")) else { return };
+    for (name, definition) in [
+        ("rlfn_s_x2", Definition::small(2)),
+        ("rlfn_x4", Definition::base(4)),
+        ("rlfn_ntire_x4", Definition { channels: 46, ..Definition::challenge(4) }),
+    ] {
+        let weights = Weights::open(&data.join("original/rlfn").join(format!("{name}.pth"))).unwrap();
+        let arrays = npz(&data.join("golden").join(format!("{name}.npz")));
+        let (x, y) = (&arrays["x"], &arrays["y"]);
+        let device = Device::cpu(Cpu::new(Isa::detect(), 2)).unwrap();
+        let parameters = definition.read(&device, &weights).unwrap();
+        let values: Vec<f32> = x.values.iter().map(|v| v / 255.0).collect();
+        let x = Tensor::from_slice(&device, &values, &[1, 3, x.shape[1], x.shape[2]]).unwrap();
+        let found = definition.forward(&parameters, &ops::to_channels_last(&x).unwrap()).unwrap();
+        let found = ops::to_channels_first(&found).unwrap().to_vec::<f32>().unwrap();
+        assert_eq!(found.len(), y.values.len());
+        let worst = found.iter().zip(&y.values).fold(0.0f32, |worst, (a, b)| worst.max((a * 255.0 - b).abs()));
+        println!("{name} as a definition differs by at most {worst:.1e} of 255");
+        assert!(worst <= 1e-3, "{name}: {worst} of 255");
     }
 }

@@ -120,6 +120,10 @@ pub enum Error {
     /// The network or its weights.
     #[error(transparent)]
     Network(#[from] supple_models::Error),
+    /// Training.
+    #[cfg(feature = "files")]
+    #[error(transparent)]
+    Train(#[from] supple_train::Error),
     /// A network whose arithmetic went wrong.
     #[error("the network {network} produced NaN or infinite values in output row {row}")]
     NotFinite {
@@ -192,6 +196,12 @@ impl Error {
                 }
                 _ => return None,
             },
+            #[cfg(feature = "files")]
+            Error::Train(supple_train::Error::Examples(inner) | supple_train::Error::Observer(inner)) => {
+                inner.downcast_ref::<Error>()?.hint()?
+            }
+            #[cfg(feature = "files")]
+            Error::Train(error) => error.hint()?,
             Error::NotAPicture { .. } => format!("known formats: {}", PictureFormat::readable_names()),
             Error::Truncated { .. } => "copy or download the file again".into(),
             Error::TooManyPixels { width, height, .. } => {

@@ -38,6 +38,14 @@ fn activation_of(activation: Activation) -> cuda::elementwise::Activation {
     }
 }
 
+/// Refuses tensors that a gradient is wanted for: backward kernels are the CPU's so far.
+pub(crate) fn without_gradient(op: &'static str, inputs: &[&Tensor]) -> Result<(), Error> {
+    if crate::autograd::is_recording(inputs) {
+        return Err(Error::Device { op, detail: "no gradients on the GPU yet; train on the CPU, or use no_grad" });
+    }
+    Ok(())
+}
+
 /// The elements of a tensor, to read.
 fn read(x: &Tensor) -> Result<Elements<'_>, Error> {
     Ok(Elements::new(x.memory()?, x.layout().offset(), dtype_of(x.dtype())))
@@ -291,6 +299,7 @@ impl Conv {
         activation: Activation,
         residual: Option<&Tensor>,
     ) -> Result<Tensor, Error> {
+        without_gradient("conv2d", &[x])?;
         let image = Image::new("conv2d", x)?;
         let residual = residual.map(|residual| Image::new("conv2d", residual)).transpose()?;
         let y = new_image(x, [image.size.n, height, width, self.shape.out_channels], x.dtype())?;
@@ -336,6 +345,7 @@ impl Conv {
         second: &Conv,
         third: &Conv,
     ) -> Result<Option<(Tensor, Tensor)>, Error> {
+        without_gradient("conv2d", &[x, residual])?;
         let own = self.packed(Packing::Alone, x.dtype())?;
         let fits =
             (second.shape.in_channels, second.shape.out_channels, third.shape.in_channels, third.shape.out_channels)
@@ -370,6 +380,7 @@ pub(crate) fn gate(gpu: &Gpu, mix: &Conv, x: &Tensor, reduced: &Tensor, coarse: 
 
 /// `wide(pool(half(reduced)))` in one kernel; `None` if the shapes are not those that it takes.
 pub(crate) fn coarse_map(gpu: &Gpu, half: &Conv, wide: &Conv, reduced: &Tensor) -> Result<Option<Tensor>, Error> {
+    without_gradient("spatial_coarse_map", &[reduced])?;
     let image = Image::new("coarse_map", reduced)?;
     let ImageSize { n, height, width, channels, .. } = image.size;
     let half_shape = ConvShape { stride: [2; 2], padding: [0; 2], ..ConvShape::same(16, 16, 3) };

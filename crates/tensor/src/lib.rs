@@ -2,12 +2,14 @@
 //!
 //! * [`Tensor`] – an n-dimensional array: a shared buffer, a [`Layout`] and a [`DType`];
 //! * [`Device`] – where it lives and what computes; it owns the [`BufferPool`] that makes steady state allocation-free;
-//! * [`ops`] – operators: functions that check shapes and types, then dispatch to the kernels of the device.
+//! * [`ops`] – operators: functions that check shapes and types, then dispatch to the kernels of the device;
+//! * [`autograd`] – reverse-mode differentiation: operators on a [`Tensor::variable`] remember how to go back.
 //!
 //! Images are `[n, h, w, c]` (channels-last), each pixel padded to a multiple of 16 floats. Operators on images take any
 //! layout and return the padded one; [`ops::to_channels_last`] makes it from `[n, c, h, w]`. What lies in the padding is
 //! unspecified.
 
+pub mod autograd;
 mod buffer;
 mod copy;
 #[cfg(feature = "cuda")]
@@ -18,16 +20,19 @@ mod dtype;
 mod error;
 mod layout;
 pub mod ops;
+mod random;
 mod recorded;
 pub mod rows;
 mod tensor;
 
+pub use autograd::{Gradients, checkpoint, no_grad, straight_through};
 pub use buffer::BufferPool;
 pub use device::{CpuDevice, Device};
 pub use dims::{Dims, MAX_RANK};
 pub use dtype::{DType, Element};
 pub use error::Error;
 pub use layout::{ALIGNMENT, Layout, RowLayout};
+pub use random::Random;
 pub use recorded::Recorded;
 #[cfg(feature = "cuda")]
 pub use supple_cuda::Error as GpuError;

@@ -1,11 +1,14 @@
 //! The tensor: a shared buffer and a layout.
 
+use crate::autograd::View;
+use crate::autograd::{self, Node};
 use crate::buffer::Storage;
 use crate::copy::{convert, copy_strided};
 use crate::dtype::with_element;
 use crate::error::refuse;
 use crate::{ALIGNMENT, DType, Device, Dims, Element, Error, Layout, RowLayout};
 use std::fmt;
+use std::sync::Arc;
 
 /// An n-dimensional array. Cloning and taking views share the elements; operators return new tensors.
 ///
@@ -23,6 +26,8 @@ pub struct Tensor {
     layout: Layout,
     dtype: DType,
     device: Device,
+    /// How it was made, if gradients with respect to what it was made of are wanted.
+    history: Option<Arc<Node>>,
 }
 
 impl Tensor {
@@ -68,7 +73,7 @@ impl Tensor {
             #[cfg(feature = "cuda")]
             Device::Cuda(gpu) => Storage::Cuda(gpu.allocate(bytes + ALIGNMENT * dtype.size())?.into()),
         };
-        Ok(Tensor { buffer, layout, dtype, device: device.clone() })
+        Ok(Tensor { buffer, layout, dtype, device: device.clone(), history: None })
     }
 
     /// Sizes of the dimensions.
@@ -101,8 +106,19 @@ impl Tensor {
         self.layout.elements()
     }
 
-    fn view(&self, layout: Layout) -> Tensor {
-        Tensor { layout, ..self.clone() }
+    /// How it was made, if gradients are wanted.
+    pub(crate) fn history(&self) -> Option<&Arc<Node>> {
+        self.history.as_ref()
+    }
+
+    pub(crate) fn with_history(self, history: Option<Arc<Node>>) -> Tensor {
+        Tensor { history, ..self }
+    }
+
+    fn view(&self, layout: Layout, how: View) -> Tensor {
+        let (buffer, device) = (self.buffer.clone(), self.device.clone());
+        let view = Tensor { buffer, layout, dtype: self.dtype, device, history: None };
+        autograd::recorded_view(self, view, how)
     }
 
     /// A view with dimensions `a` and `b` exchanged.
@@ -110,7 +126,7 @@ impl Tensor {
     /// # Errors
     /// If there is no such dimension.
     pub fn transpose(&self, a: usize, b: usize) -> Result<Tensor, Error> {
-        Ok(self.view(self.layout.transpose(a, b)?))
+        Ok(self.view(self.layout.transpose(a, b)?, View::Transpose(a, b)))
     }
 
     /// A view of `len` indices of dimension `dim`, from `start` on.
@@ -118,7 +134,7 @@ impl Tensor {
     /// # Errors
     /// If they are not within the shape.
     pub fn narrow(&self, dim: usize, start: usize, len: usize) -> Result<Tensor, Error> {
-        Ok(self.view(self.layout.narrow(dim, start, len)?))
+        Ok(self.view(self.layout.narrow(dim, start, len)?, View::Narrow(dim, start)))
     }
 
     /// A view that repeats dimensions of size 1, or missing ones, to `shape`.
@@ -126,7 +142,7 @@ impl Tensor {
     /// # Errors
     /// If another dimension differs.
     pub fn broadcast_to(&self, shape: &[usize]) -> Result<Tensor, Error> {
-        Ok(self.view(self.layout.broadcast_to(shape)?))
+        Ok(self.view(self.layout.broadcast_to(shape)?, View::Broadcast))
     }
 
     /// The same elements in row-major order under another shape: a view where the layout allows it, else a copy.
@@ -135,7 +151,7 @@ impl Tensor {
     /// If the number of elements differs.
     pub fn reshape(&self, shape: &[usize]) -> Result<Tensor, Error> {
         match self.layout.reshape(shape)? {
-            Some(layout) => Ok(self.view(layout)),
+            Some(layout) => Ok(self.view(layout, View::Reshape)),
             None => self.contiguous()?.reshape(shape),
         }
     }
@@ -145,7 +161,10 @@ impl Tensor {
     /// # Errors
     /// If the copy does not fit the memory.
     pub fn contiguous(&self) -> Result<Tensor, Error> {
-        if self.layout.is_contiguous() { Ok(self.clone()) } else { self.copied(Layout::contiguous(self.shape())?) }
+        if self.layout.is_contiguous() {
+            return Ok(self.clone());
+        }
+        Ok(autograd::recorded_copy(self, self.copied(Layout::contiguous(self.shape())?)?))
     }
 
     /// A copy whose rows are padded, see [`Layout::padded`], or the tensor itself if it is so already.
@@ -162,7 +181,7 @@ impl Tensor {
             }
             _ => false,
         };
-        if is_padded { Ok(self.clone()) } else { self.copied(layout) }
+        if is_padded { Ok(self.clone()) } else { Ok(autograd::recorded_copy(self, self.copied(layout)?)) }
     }
 
     /// Elements of the buffer from the first of this tensor on.
@@ -198,7 +217,7 @@ impl Tensor {
         }
         #[cfg(feature = "cuda")]
         if let Device::Cuda(gpu) = &self.device {
-            return crate::cuda::convert(gpu, self, dtype);
+            return Ok(autograd::recorded_cast(self, crate::cuda::convert(gpu, self, dtype)?));
         }
         let from = self.contiguous()?;
         let mut to = Tensor::unspecified(&self.device, Layout::contiguous(self.shape())?, dtype)?;
@@ -206,7 +225,7 @@ impl Tensor {
         with_element!(self.dtype, A => with_element!(dtype, B => {
             convert::<A, B>(&from.data::<A>()[..len], &mut to.write::<B>()[..len]);
         }));
-        Ok(to)
+        Ok(autograd::recorded_cast(self, to))
     }
 
     /// The elements in row-major order.
@@ -245,7 +264,8 @@ impl Tensor {
         Ok(&self.data::<T>()[..self.elements()])
     }
 
-    /// A mutable view of the elements where they lie, copied first if others share them or they are not contiguous.
+    /// A mutable view of the elements where they lie, copied first if others share them or they are not contiguous. A
+    /// leaf stays the leaf that it is; a result forgets how it was made, since its values are no longer that.
     ///
     /// # Errors
     /// If they are of another type than `T`, or a copy does not fit the memory.
@@ -254,8 +274,9 @@ impl Tensor {
         self.device.cpu_device("as_mut_slice")?;
         let layout = Layout::contiguous(self.shape())?;
         if !self.layout.is_contiguous() || self.buffer.host_mut().as_mut_slice::<T>().is_none() {
-            *self = self.copied(layout)?;
+            *self = self.copied(layout)?.with_history(self.history.take());
         }
+        self.history.take_if(|node| !node.is_leaf());
         let (start, len) = (self.layout.offset(), self.elements());
         Ok(&mut self.write::<T>()[start..start + len])
     }

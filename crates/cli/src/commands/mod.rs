@@ -11,5 +11,7 @@ pub mod eval;
 pub mod inputs;
 pub mod inspect;
 pub mod models;
+pub mod plot;
 pub mod progress;
+pub mod train;
 pub mod upscale;

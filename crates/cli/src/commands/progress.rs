@@ -116,7 +116,8 @@ fn style(unit: f64, digits: usize, name: &'static str) -> ProgressStyle {
         .progress_chars("━╸ ")
 }
 
-fn clock(time: Duration) -> String {
+/// A time as a clock shows it.
+pub fn clock(time: Duration) -> String {
     let seconds = time.as_secs();
     let mut text = String::new();
     if seconds >= 3600 {

@@ -81,17 +81,8 @@ impl Ditn {
         let normalisation =
             if layer_norm { Normalisation::Standardise { epsilon: EPSILON } } else { Normalisation::Tanh };
         let layers: Vec<_> = units.iter().map(|u| (u.inner.len(), u.spatial.len())).collect();
-        let name = match (channels, layer_norm, &layers[..]) {
-            (60, false, [(4, 4)]) => "DITN_Real".to_owned(),
-            (60, true, [(4, 4)]) => "DITN_Tiny".to_owned(),
-            (60, true, [(4, 4), (4, 4), (4, 4)]) => "DITN".to_owned(),
-            (channels, norm, layers) => {
-                let layers: Vec<String> = layers.iter().map(|(i, s)| format!("{i}+{s}")).collect();
-                format!("DITN{} {channels}/{}", if norm { "" } else { "_Real" }, layers.join("/"))
-            }
-        };
         Ok(Ditn {
-            name,
+            name: super::name(channels, layer_norm, &layers),
             scale,
             parameters: (loader.read, loader.packed),
             features: Features { channels, stride, patch: PATCH, normalisation },

@@ -25,6 +25,7 @@
 //! Source: Liu et al., "Unfolding Once is Enough: A Deployment-Friendly Transformer Unit for Super-Resolution",
 //! arXiv 2308.02794.
 
+mod definition;
 mod layers;
 mod load;
 mod pass;
@@ -35,7 +36,21 @@ use layers::{Features, InnerPatchLayer, SpatialLayer};
 use supple_tensor::Cpu;
 use supple_tensor::kernels::conv::PackedConv;
 
+pub use definition::{Definition, Norm, substitute_tanh};
 pub use load::recognises;
+
+/// What a network of this size is called; `layers` are inner and spatial ones of each unit.
+fn name(channels: usize, layer_norm: bool, layers: &[(usize, usize)]) -> String {
+    match (channels, layer_norm, layers) {
+        (60, false, [(4, 4)]) => "DITN_Real".to_owned(),
+        (60, true, [(4, 4)]) => "DITN_Tiny".to_owned(),
+        (60, true, [(4, 4), (4, 4), (4, 4)]) => "DITN".to_owned(),
+        (channels, norm, layers) => {
+            let layers: Vec<String> = layers.iter().map(|(i, s)| format!("{i}+{s}")).collect();
+            format!("DITN{} {channels}/{}", if norm { "" } else { "_Real" }, layers.join("/"))
+        }
+    }
+}
 
 /// Side of a patch, in pixels. The weights do not tell; all published networks have this.
 const PATCH: usize = 8;

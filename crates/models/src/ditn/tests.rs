@@ -1,9 +1,10 @@
 //! DITN on random weights: structure, streaming and windows. (Real checkpoints: `tests/ditn.rs`.)
 
 use super::*;
-use crate::testing::{collect, random_weights};
-use supple_tensor::Isa;
+use crate::testing::{collect, picture, random_weights};
+use crate::{Network, Parameters};
 use supple_tensor::kernels::testing::noise;
+use supple_tensor::{Device, Isa, Tensor};
 use supple_weights::Weights;
 
 /// What to build: channels, layers of each unit, scale, and whether with layer norms.
@@ -213,4 +214,55 @@ fn a_sink_can_stop_the_pass() {
     })
     .unwrap();
     assert_eq!(rows, 10);
+}
+
+#[test]
+fn the_definition_equals_the_streaming_pass() {
+    for isa in Isa::available() {
+        let cpu = Cpu::new(isa, 2);
+        let device = Device::cpu(cpu.clone()).unwrap();
+        for norm in [Norm::Tanh, Norm::Layer] {
+            let definition = Definition { channels: 20, units: 2, inner: 1, spatial: 1, norm, scale: 2 };
+            let weights = random_weights(&definition.shapes());
+            let net = Ditn::load(&cpu, &weights).unwrap();
+            assert_eq!(net.name(), definition.name());
+            let (width, height) = (24, 16);
+            let wanted = collect(&net, &cpu, &Window::whole(width, height));
+            let parameters = Parameters::read(&device, &weights, &definition.shapes()).unwrap();
+            let x = Tensor::from_slice(&device, &picture(width, height), &[1, height, width, 3]).unwrap();
+            let found = definition.forward(&parameters, &x).unwrap().to_vec::<f32>().unwrap();
+            assert_eq!(found.len(), wanted.len());
+            let size = wanted.iter().fold(1.0f32, |size, v| size.max(v.abs()));
+            for (found, wanted) in found.iter().zip(&wanted) {
+                assert!((found - wanted).abs() < 2e-5 * size, "{isa} {norm:?}: {found} not {wanted}, largest {size}");
+            }
+        }
+    }
+}
+
+#[test]
+fn definitions_have_as_many_parameters_as_published() {
+    for (definition, parameters) in [
+        (Definition::real(4), 444_112),
+        (Definition::real(2), 424_636),
+        (Definition::tiny(2), 367_996),
+        (Definition::base(4), 1_042_200),
+    ] {
+        let found: usize = definition.shapes().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        assert_eq!(found, parameters, "{definition:?}");
+    }
+}
+
+#[test]
+fn tangents_begin_as_the_layer_norms_that_they_replace() {
+    let device = Device::cpu(Cpu::new(Isa::detect(), 1)).unwrap();
+    let before = Definition { channels: 20, inner: 1, spatial: 1, ..Definition::tiny(2) };
+    let (after, parameters) = substitute_tanh(&before, &before.initialise(&device, 1).unwrap()).unwrap();
+    for (name, shape) in after.shapes() {
+        assert_eq!(parameters.get("test", &name).unwrap().shape()[..], shape, "{name}");
+    }
+    assert_eq!(parameters.len(), after.shapes().len());
+    let weight = parameters.get("test", "UFONE.0.SALs.0.conv2.weight").unwrap().to_vec::<f32>().unwrap();
+    assert!(weight.iter().enumerate().all(|(i, &w)| w == if i / 20 == i % 20 { 1.0 } else { 0.0 }));
+    assert!(substitute_tanh(&after, &parameters).is_err());
 }

@@ -81,14 +81,8 @@ impl Rlfn {
         // conv_f, conv3 and conv4 become a coarse 3×3 convolution and a 1×1 one, each with `c` outputs and a bias.
         let fused_block = block - (10 * f * f + 2 * f) + 9 * f * c + c;
         let parameters = [block, fused_block].map(|block| checkpoint + blocks.len() * block);
-        let name = match (c, mid, blocks.len()) {
-            (48, 48, 6) => "RLFN_S".to_owned(),
-            (52, 52, 6) => "RLFN".to_owned(),
-            (46, 48, 4) => "RLFN_ntire".to_owned(),
-            (c, mid, n) => format!("RLFN {c}/{mid}/{n}"),
-        };
         Ok(Rlfn {
-            name,
+            name: super::name(c, mid, blocks.len()),
             scale,
             tile: numerics.tile_side(),
             channels: c,

@@ -17,13 +17,15 @@
 //!
 //! The attention looks far: its coarse grid is tied to the picture's corner and size. A pass therefore streams rows
 //! through all stages, each stage lagging behind the one before it, which gives the whole picture's result without
-//! holding the picture.
+//! holding the picture. [`Definition`] is the same network on tensors, for training.
 //!
 //! Source: Kong et al., "Residual Local Feature Network for Efficient Super-Resolution", arXiv 2205.07514.
 
+mod definition;
 mod load;
 mod on_device;
 mod pass;
+mod prune;
 mod schedule;
 
 use crate::{Error, Sink, Source, SuperResolution, Window};
@@ -33,11 +35,23 @@ use supple_tensor::Cpu;
 use supple_tensor::kernels::conv::PackedConv;
 use supple_tensor::kernels::spatial_attention::Gate;
 
+pub use definition::Definition;
 pub use load::recognises;
 pub use on_device::RlfnOnDevice;
+pub use prune::prune_channels;
 
 /// Smallest side for which the attention's pooling has a window.
 const MIN_SIDE: usize = 15;
+
+/// What a network of this size is called.
+fn name(channels: usize, mid_channels: usize, blocks: usize) -> String {
+    match (channels, mid_channels, blocks) {
+        (48, 48, 6) => "RLFN_S".to_owned(),
+        (52, 52, 6) => "RLFN".to_owned(),
+        (46, 48, 4) => "RLFN_ntire".to_owned(),
+        (c, mid, n) => format!("RLFN {c}/{mid}/{n}"),
+    }
+}
 
 /// A loaded RLFN.
 #[derive(Debug)]

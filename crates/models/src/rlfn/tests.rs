@@ -1,35 +1,12 @@
 //! RLFN on random weights: structure, streaming and windows. (Real checkpoints: `tests/golden.rs`.)
 
 use super::*;
-use crate::Precision;
-use crate::testing::{collect, random_weights};
-use supple_tensor::Isa;
+use crate::testing::{collect, picture, random_weights};
+use crate::{Network, Parameters, Precision};
+use supple_tensor::{Device, Isa, Tensor};
 
 fn shapes(c: usize, mid: usize, blocks: usize, scale: usize) -> Vec<(String, Vec<usize>)> {
-    let mut shapes = Vec::new();
-    let mut conv = |name: String, out: usize, inputs: usize, side: usize| {
-        shapes.push((format!("{name}.weight"), vec![out, inputs, side, side]));
-        shapes.push((format!("{name}.bias"), vec![out]));
-    };
-    conv("conv_1".into(), c, 3, 3);
-    for b in 1..=blocks {
-        for (name, out, inputs, side) in [
-            ("c1_r", mid, c, 3),
-            ("c2_r", mid, mid, 3),
-            ("c3_r", c, mid, 3),
-            ("c5", c, c, 1),
-            ("esa.conv1", 16, c, 1),
-            ("esa.conv_f", 16, 16, 1),
-            ("esa.conv2", 16, 16, 3),
-            ("esa.conv3", 16, 16, 3),
-            ("esa.conv4", c, 16, 1),
-        ] {
-            conv(format!("block_{b}.{name}"), out, inputs, side);
-        }
-    }
-    conv("conv_2".into(), c, c, 3);
-    conv("upsampler.0".into(), 3 * scale * scale, c, 3);
-    shapes
+    Definition { channels: c, mid_channels: mid, blocks, attention_channels: 16, scale }.shapes()
 }
 
 fn network(cpu: &Cpu, c: usize, mid: usize, blocks: usize, scale: usize, precision: Precision) -> Rlfn {
@@ -122,4 +99,70 @@ fn a_sink_can_stop_the_pass() {
     })
     .unwrap();
     assert_eq!(rows, 10);
+}
+
+/// The definition's output for the picture that [`collect`] uses.
+fn forward(definition: &Definition, parameters: &Parameters, device: &Device, width: usize, height: usize) -> Vec<f32> {
+    let x = Tensor::from_slice(device, &picture(width, height), &[1, height, width, 3]).unwrap();
+    definition.forward(parameters, &x).unwrap().to_vec::<f32>().unwrap()
+}
+
+#[test]
+fn the_definition_equals_the_streaming_pass() {
+    for isa in Isa::available() {
+        let cpu = Cpu::new(isa, 2);
+        let device = Device::cpu(cpu.clone()).unwrap();
+        for (definition, width, height) in [
+            (Definition { blocks: 2, ..Definition::small(2) }, 45, 31),
+            (Definition { channels: 46, blocks: 1, ..Definition::small(3) }, 15, 22),
+        ] {
+            let weights = random_weights(&definition.shapes());
+            let net = Rlfn::load(&cpu, &weights, Precision::F32).unwrap();
+            let wanted = collect(&net, &cpu, &Window::whole(width, height));
+            let parameters = definition.read(&device, &weights).unwrap();
+            let found = forward(&definition, &parameters, &device, width, height);
+            assert_eq!(found.len(), wanted.len());
+            let size = wanted.iter().fold(0.0f32, |size, v| size.max(v.abs()));
+            for (found, wanted) in found.iter().zip(&wanted) {
+                assert!((found - wanted).abs() < 2e-5 * size.max(1.0), "{isa}: {found} not {wanted}, largest {size}");
+            }
+        }
+    }
+}
+
+#[test]
+fn channels_without_weight_are_pruned_without_a_trace() {
+    let device = Device::cpu(Cpu::new(Isa::detect(), 2)).unwrap();
+    let wide = Definition { channels: 20, mid_channels: 18, blocks: 2, attention_channels: 16, scale: 2 };
+    let narrow = Definition { channels: 17, ..wide };
+    // Weights of the narrow network, spread among those of the wide one with zeros between.
+    let small = narrow.initialise(&device, 3).unwrap();
+    let mut large = Parameters::default();
+    for (name, shape) in wide.shapes() {
+        let from = small.get("test", &name).unwrap();
+        let mut values = vec![0.0; shape.iter().product()];
+        let old = from.shape().to_vec();
+        for (i, v) in from.to_vec::<f32>().unwrap().into_iter().enumerate() {
+            let inner: usize = old.iter().skip(2).product();
+            let inputs = old.get(1).copied().unwrap_or(1);
+            let wide_inputs = shape.get(1).copied().unwrap_or(1);
+            // Channels 4, 9 and 14 are the empty ones.
+            let place = |c: usize, narrow: usize, wide: usize| if narrow == wide { c } else { c + c / 4 - c / 16 };
+            let (o, c) = (place(i / inner / inputs, old[0], shape[0]), place(i / inner % inputs, inputs, wide_inputs));
+            values[(o * wide_inputs + c) * inner + i % inner] = v;
+        }
+        large.insert(&name, Tensor::from_slice(&device, &values, &shape).unwrap());
+    }
+    let (found, pruned) = prune_channels(&wide, &large, 17).unwrap();
+    assert_eq!(found, narrow);
+    for (name, tensor) in pruned.iter() {
+        assert_eq!(
+            tensor.to_vec::<f32>().unwrap(),
+            small.get("test", name).unwrap().to_vec::<f32>().unwrap(),
+            "{name}"
+        );
+    }
+    let (a, b) = (forward(&wide, &large, &device, 17, 15), forward(&narrow, &pruned, &device, 17, 15));
+    assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-6));
+    assert!(prune_channels(&wide, &large, 21).is_err() && prune_channels(&wide, &large, 0).is_err());
 }

@@ -3,6 +3,7 @@
 use super::{is_padded, output, same_device};
 #[cfg(feature = "cuda")]
 use crate::Layout;
+use crate::autograd::record;
 use crate::copy::copy_strided;
 use crate::error::refuse;
 use crate::{DType, Device, Error, Tensor};
@@ -39,6 +40,7 @@ pub fn concat(tensors: &[&Tensor], dim: usize) -> Result<Tensor, Error> {
     let padded = first.layout().rows().is_some_and(|rows| is_padded(&rows));
     #[cfg(feature = "cuda")]
     if let Device::Cuda(gpu) = first.device() {
+        crate::cuda::without_gradient(OP, tensors)?;
         let layout = if padded { Layout::padded(&shape)? } else { Layout::contiguous(&shape)? };
         let (y, mut start) = (Tensor::unspecified(first.device(), layout, dtype)?, 0);
         for tensor in tensors {
@@ -56,5 +58,32 @@ pub fn concat(tensors: &[&Tensor], dim: usize) -> Result<Tensor, Error> {
         copy_strided(tensor.data::<f32>(), tensor.layout(), y.write::<f32>(), &whole.narrow(dim, start, len)?);
         start += len;
     }
+    Ok(record(OP, y, tensors, || {
+        let sizes: Vec<usize> = tensors.iter().map(|tensor| tensor.shape()[dim]).collect();
+        move |grad, needed| {
+            let mut start = 0;
+            let part = |(&len, &needed): (&usize, &bool)| {
+                start += len;
+                needed.then(|| grad.narrow(dim, start - len, len)).transpose()
+            };
+            sizes.iter().zip(needed).map(part).collect()
+        }
+    }))
+}
+
+/// Zeros of `shape` with `part` at indices `start..` of dimension `dim`: what [`Tensor::narrow`] does, backward.
+pub(crate) fn widen(
+    device: &Device,
+    shape: &[usize],
+    dim: usize,
+    start: usize,
+    part: &Tensor,
+) -> Result<Tensor, Error> {
+    part.expect_dtype("narrow", DType::F32)?;
+    let padded = part.layout().rows().is_some_and(|rows| is_padded(&rows));
+    let (mut y, _) = output(device, shape, padded)?;
+    let to = y.layout().narrow(dim, start, part.shape()[dim])?;
+    y.write::<f32>().fill(0.0);
+    copy_strided(part.data::<f32>(), part.layout(), y.write::<f32>(), &to);
     Ok(y)
 }

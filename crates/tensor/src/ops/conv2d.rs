@@ -1,10 +1,14 @@
 //! Two-dimensional convolution with bias, activation and residual in one.
 
 use super::image::{Image, image_mut, new_image};
-use super::{Activation, ConvShape, add, same_device};
+use super::{Activation, ConvShape, activate, activation_backward, add, column_sums, output, same_device};
+use crate::autograd::{record, refuse_gradient};
 use crate::error::refuse;
-use crate::{Device, Dims, Error, Tensor};
+use crate::{DType, Device, Dims, Error, Tensor};
 use supple_kernels::activation::activate_in_place;
+use supple_kernels::backward::activation::saves_output;
+use supple_kernels::backward::conv as backward;
+use supple_kernels::backward::pooling::Images;
 use supple_kernels::conv::PackedConv;
 
 const OP: &str = "conv2d";
@@ -90,6 +94,7 @@ impl Conv2d {
     /// # Errors
     /// If `x` is no image of that many channels or smaller than the kernel, or the residual has another shape.
     pub fn forward(&self, x: &Tensor, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor, Error> {
+        refuse_gradient(OP, "ops::conv2d", &[x, residual.unwrap_or(x)])?;
         same_device(OP, &self.device, x.device())?;
         #[cfg(feature = "cuda")]
         if let Packed::Cuda(conv) = &self.packed {
@@ -147,4 +152,120 @@ impl Conv2d {
             None => Ok(y),
         }
     }
+}
+
+/// `activation(x * weight + bias)` for `x` of shape `[n, h, w, in_channels]`, `weight` as [`Conv2d::new`] takes it, of shape
+/// `[out_channels, in_channels / groups, height, width]`, and `bias` of `[out_channels]`: what [`Conv2d`] does, with gradients
+/// and without weights packed beforehand.
+///
+/// # Errors
+/// If the shapes do not fit each other, or elements are not `f32`.
+pub fn conv2d(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    shape: ConvShape,
+    activation: Activation,
+) -> Result<Tensor, Error> {
+    check_weight(x.device(), weight, &shape)?;
+    if let Some(bias) = bias {
+        same_device(OP, x.device(), bias.device())?;
+        bias.expect_dtype(OP, DType::F32)?;
+    }
+    // What cannot be undone from the output is not fused.
+    let fused = if saves_output(activation) { activation } else { Activation::Identity };
+    let flat = weight.detach().contiguous()?;
+    let shift = bias.map(|bias| bias.detach().contiguous()).transpose()?;
+    let shift = shift.as_ref().map(Tensor::as_slice).transpose()?;
+    let y = Conv2d::new(x.device(), shape, flat.as_slice()?, shift)?.forward(&x.detach(), fused, None)?;
+    let saved = y.detach();
+    let all = [Some(x), Some(weight), bias];
+    let all: Vec<&Tensor> = all.into_iter().flatten().collect();
+    let y = record(OP, y, &all, move || {
+        let (x, weight) = (x.detach(), weight.detach());
+        move |grad, needed| {
+            let before = match fused {
+                Activation::Identity => grad.clone(),
+                fused => activation_backward(grad, &saved, fused)?,
+            };
+            let size = [x.shape()[1], x.shape()[2]];
+            let mut grads = vec![
+                needed[0].then(|| conv2d_backward_input(&before, &weight, &shape, size)).transpose()?,
+                needed[1].then(|| conv2d_backward_weight(&before, &x, &shape)).transpose()?,
+            ];
+            if let Some(&needed) = needed.get(2) {
+                grads.push(needed.then(|| column_sums(&before)).transpose()?);
+            }
+            Ok(grads)
+        }
+    });
+    if fused == activation { Ok(y) } else { activate(&y, activation) }
+}
+
+fn check_weight(device: &Device, weight: &Tensor, shape: &ConvShape) -> Result<(), Error> {
+    same_device(OP, device, weight.device())?;
+    weight.expect_dtype(OP, DType::F32)?;
+    let [height, width] = shape.kernel;
+    let wanted = [shape.out_channels, shape.in_channels / shape.groups.max(1), height, width];
+    if !shape.is_valid() || weight.shape()[..] != wanted {
+        return refuse!(OP, "weights of shape {:?} for {shape:?}", weight.shape());
+    }
+    Ok(())
+}
+
+/// The gradient of a convolution's input, an image of height and width `size`, from that of its output.
+///
+/// # Errors
+/// If the shapes do not fit each other.
+pub fn conv2d_backward_input(
+    grad: &Tensor,
+    weight: &Tensor,
+    shape: &ConvShape,
+    size: [usize; 2],
+) -> Result<Tensor, Error> {
+    check_weight(grad.device(), weight, shape)?;
+    let image = Image::new("conv2d_backward_input", grad)?;
+    if shape.output_size(size[0], size[1]) != Some((image.height, image.width)) {
+        return refuse!("conv2d_backward_input", "{shape:?} of {size:?} does not give {:?}", grad.shape());
+    }
+    let weight = weight.contiguous()?;
+    let mut reversed = vec![0.0; weight.elements()];
+    backward::reversed_weights(shape, weight.as_slice()?, &mut reversed);
+    let conv = Conv2d::new(grad.device(), backward::reversed_shape(shape), &reversed, None)?;
+    let (spread_size, skip) = backward::spread_size(shape, size);
+    if spread_size == [image.height, image.width] && shape.stride == [1, 1] && skip == [0, 0] {
+        return conv.forward(grad, Activation::Identity, None);
+    }
+    let grad = Image::new("conv2d_backward_input", &grad.padded()?)?;
+    let [height, width] = spread_size;
+    let mut spread = new_image(grad.device(), [grad.n, height, width, grad.channels])?;
+    let cpu = grad.device().kernels();
+    backward::spread(cpu, grad.images(), grad.data(), shape.stride, skip, spread_size, spread.write());
+    conv.forward(&spread, Activation::Identity, None)
+}
+
+/// The gradient of a convolution's weights, `[out_channels, in_channels / groups, height, width]`.
+///
+/// # Errors
+/// If the shapes do not fit each other.
+pub fn conv2d_backward_weight(grad: &Tensor, x: &Tensor, shape: &ConvShape) -> Result<Tensor, Error> {
+    const OP: &str = "conv2d_backward_weight";
+    same_device(OP, grad.device(), x.device())?;
+    let (image, grad) = (Image::new(OP, x)?, Image::new(OP, grad)?);
+    let Images { n, height, width, channels, .. } = grad.images();
+    let fits = shape.output_size(image.height, image.width) == Some((height, width));
+    if !fits || image.n != n || image.channels != shape.in_channels || channels != shape.out_channels {
+        return refuse!(OP, "{shape:?} does not take {:?} to {height}x{width} of {channels} channels", x.shape());
+    }
+    let device = image.device();
+    let cpu = device.kernels();
+    let floats = backward::weight_gradient_scratch(cpu.isa, shape, n * height);
+    let mut scratch = device.buffers().take(floats, &Dims::new(&[floats])?)?;
+    let scratch = scratch.as_mut_slice().expect("a new buffer is not shared");
+    let inputs = shape.in_channels / shape.groups;
+    let (mut y, _) = output(device, &[shape.out_channels, inputs, shape.kernel[0], shape.kernel[1]], false)?;
+    let len = y.elements();
+    let to = &mut y.write::<f32>()[..len];
+    backward::weight_gradient(cpu, shape, image.images(), image.data(), grad.images(), grad.data(), to, scratch);
+    Ok(y)
 }

@@ -1,19 +1,43 @@
-//! Sums, products and multiples, element by element.
+//! Sums, products, quotients, multiples and simple functions, element by element.
 //!
 //! Shapes are matched from the last dimension; dimensions of size 1, or missing ones, repeat. A value per channel
 //! (`[c]`, `[1, 1, 1, c]`) and operands of equal shape are taken where they lie; other repetitions are copied out first.
 
+use super::sum_to;
 use super::{is_padded, output, same_device};
+use crate::autograd::record;
 use crate::error::refuse;
 use crate::{Dims, Error, MAX_RANK, Tensor};
 use supple_kernels::elementwise::{self, Binary};
+use supple_kernels::unary::{self as kernel, Unary};
 
 /// `a + b`.
 ///
 /// # Errors
 /// If the shapes do not repeat to each other or the elements are not `f32`.
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor, Error> {
-    binary("add", Binary::Add, a, b)
+    let y = binary("add", Binary::Add, a, b)?;
+    Ok(record("add", y, &[a, b], || {
+        let shapes = [*a.shape(), *b.shape()];
+        move |grad, needed| each([0, 1], needed, |i| sum_to(grad, &shapes[i]))
+    }))
+}
+
+/// `a - b`.
+///
+/// # Errors
+/// If the shapes do not repeat to each other or the elements are not `f32`.
+pub fn sub(a: &Tensor, b: &Tensor) -> Result<Tensor, Error> {
+    let y = binary("sub", Binary::Sub, a, b)?;
+    Ok(record("sub", y, &[a, b], || {
+        let shapes = [*a.shape(), *b.shape()];
+        move |grad, needed| {
+            each([0, 1], needed, |i| {
+                let grad = sum_to(grad, &shapes[i])?;
+                if i == 0 { Ok(grad) } else { scale(&grad, -1.0) }
+            })
+        }
+    }))
 }
 
 /// `a * b`, element by element.
@@ -21,7 +45,39 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor, Error> {
 /// # Errors
 /// If the shapes do not repeat to each other or the elements are not `f32`.
 pub fn mul(a: &Tensor, b: &Tensor) -> Result<Tensor, Error> {
-    binary("mul", Binary::Mul, a, b)
+    let y = binary("mul", Binary::Mul, a, b)?;
+    Ok(record("mul", y, &[a, b], || {
+        let factors = [b.detach(), a.detach()];
+        move |grad, needed| each([0, 1], needed, |i| sum_to(&mul(grad, &factors[i])?, factors[1 - i].shape()))
+    }))
+}
+
+/// `a / b`, element by element.
+///
+/// # Errors
+/// If the shapes do not repeat to each other or the elements are not `f32`.
+pub fn div(a: &Tensor, b: &Tensor) -> Result<Tensor, Error> {
+    let y = binary("div", Binary::Div, a, b)?;
+    let quotient = y.detach();
+    Ok(record("div", y, &[a, b], move || {
+        let (a_shape, b) = (*a.shape(), b.detach());
+        move |grad, needed| {
+            let of_a = div(grad, &b)?;
+            each([0, 1], needed, |i| match i {
+                0 => sum_to(&of_a, &a_shape),
+                _ => scale(&sum_to(&mul(&of_a, &quotient)?, b.shape())?, -1.0),
+            })
+        }
+    }))
+}
+
+/// Gradients of those inputs that need one.
+fn each(
+    inputs: [usize; 2],
+    needed: &[bool],
+    gradient: impl Fn(usize) -> Result<Tensor, Error>,
+) -> Result<Vec<Option<Tensor>>, Error> {
+    inputs.into_iter().map(|i| needed[i].then(|| gradient(i)).transpose()).collect()
 }
 
 /// `x * factor`.
@@ -31,11 +87,74 @@ pub fn mul(a: &Tensor, b: &Tensor) -> Result<Tensor, Error> {
 pub fn scale(x: &Tensor, factor: f32) -> Result<Tensor, Error> {
     #[cfg(feature = "cuda")]
     if let crate::Device::Cuda(gpu) = x.device() {
+        crate::cuda::without_gradient("scale", &[x])?;
         return crate::cuda::unary(gpu, "scale", super::Activation::Identity, factor, x);
     }
-    let (x, rows) = x.to_rows("scale")?;
+    let (from, rows) = x.to_rows("scale")?;
     let (mut y, out) = output(x.device(), x.shape(), is_padded(&rows))?;
-    elementwise::scale(x.device().kernels(), factor, rows.rows, rows.len, x.data(), rows.stride, y.write(), out.stride);
+    let cpu = x.device().kernels();
+    elementwise::scale(cpu, factor, rows.rows, rows.len, from.data(), rows.stride, y.write(), out.stride);
+    Ok(record("scale", y, &[x], || move |grad, _| Ok(vec![Some(scale(grad, factor)?)])))
+}
+
+/// `x + term`.
+///
+/// # Errors
+/// If the elements are not `f32`.
+pub fn add_scalar(x: &Tensor, term: f32) -> Result<Tensor, Error> {
+    add(x, &Tensor::from_slice(x.device(), &[term], &[1])?)
+}
+
+/// `|x|`; at zero the gradient is zero.
+///
+/// # Errors
+/// If the elements are not `f32`.
+pub fn abs(x: &Tensor) -> Result<Tensor, Error> {
+    let y = unary("abs", Unary::Abs, x)?;
+    Ok(record("abs", y, &[x], || {
+        let x = x.detach();
+        move |grad, _| Ok(vec![Some(mul(grad, &unary("abs", Unary::Sign, &x)?)?)])
+    }))
+}
+
+/// `√x`.
+///
+/// # Errors
+/// If the elements are not `f32`.
+pub fn sqrt(x: &Tensor) -> Result<Tensor, Error> {
+    let y = unary("sqrt", Unary::Sqrt, x)?;
+    let root = y.detach();
+    Ok(record("sqrt", y, &[x], move || move |grad, _| Ok(vec![Some(scale(&div(grad, &root)?, 0.5)?)])))
+}
+
+/// `e^x`.
+///
+/// # Errors
+/// If the elements are not `f32`.
+pub fn exp(x: &Tensor) -> Result<Tensor, Error> {
+    let y = unary("exp", Unary::Exp, x)?;
+    let saved = y.detach();
+    Ok(record("exp", y, &[x], move || move |grad, _| Ok(vec![Some(mul(grad, &saved)?)])))
+}
+
+/// The natural logarithm.
+///
+/// # Errors
+/// If the elements are not `f32`.
+pub fn log(x: &Tensor) -> Result<Tensor, Error> {
+    let y = unary("log", Unary::Log, x)?;
+    Ok(record("log", y, &[x], || {
+        let x = x.detach();
+        move |grad, _| Ok(vec![Some(div(grad, &x)?)])
+    }))
+}
+
+/// A function of one element, without gradient.
+fn unary(op: &'static str, how: Unary, x: &Tensor) -> Result<Tensor, Error> {
+    let (x, rows) = x.to_rows(op)?;
+    let (mut y, out) = output(x.device(), x.shape(), is_padded(&rows))?;
+    let cpu = x.device().kernels();
+    kernel::unary(cpu, how, rows.rows, rows.len, x.data(), rows.stride, y.write(), out.stride);
     Ok(y)
 }
 
@@ -44,6 +163,7 @@ fn binary(op: &'static str, how: Binary, a: &Tensor, b: &Tensor) -> Result<Tenso
     let shape = common_shape(op, a.shape(), b.shape())?;
     #[cfg(feature = "cuda")]
     if let crate::Device::Cuda(gpu) = a.device() {
+        crate::cuda::without_gradient(op, &[a, b])?;
         let how = match how {
             Binary::Add => supple_cuda::elementwise::Binary::Add,
             Binary::Mul => supple_cuda::elementwise::Binary::Mul,

@@ -1,9 +1,11 @@
 //! Images: channels-last tensors as kernels see them, and the way there from channels-first.
 
 use super::output;
+use crate::autograd::record;
 use crate::copy::copy_strided;
 use crate::error::refuse;
 use crate::{ALIGNMENT, DType, Device, Error, Layout, Tensor};
+use supple_kernels::backward::pooling::Images;
 use supple_kernels::{Rows, RowsMut};
 
 /// A tensor `[n, h, w, c]` whose pixels are padded to whole vectors.
@@ -47,6 +49,17 @@ impl Image {
         self.tensor.device()
     }
 
+    /// Sizes, as backward kernels take them.
+    pub fn images(&self) -> Images {
+        let Image { n, height, width, channels, stride, .. } = *self;
+        Images { n, height, width, channels, stride }
+    }
+
+    /// All floats, from the first on.
+    pub fn data(&self) -> &[f32] {
+        self.tensor.data::<f32>()
+    }
+
     /// The rows of image `i`.
     pub fn rows(&self, i: usize) -> Rows<'_> {
         let len = self.height * self.width * self.stride;
@@ -78,6 +91,7 @@ pub fn to_channels_last(x: &Tensor) -> Result<Tensor, Error> {
     let layout = x.layout().transpose(1, 2)?.transpose(2, 3)?;
     #[cfg(feature = "cuda")]
     if let Device::Cuda(_) = x.device() {
+        crate::cuda::without_gradient("to_channels_last", &[x])?;
         return x.transpose(1, 2)?.transpose(2, 3)?.copied(Layout::padded(&[n, h, w, c])?);
     }
     x.expect_dtype("to_channels_last", DType::F32)?;
@@ -87,7 +101,7 @@ pub fn to_channels_last(x: &Tensor) -> Result<Tensor, Error> {
         y.write::<f32>().fill(0.0);
     }
     copy_strided(x.data::<f32>(), &layout, y.write::<f32>(), &to);
-    Ok(y)
+    Ok(record("to_channels_last", y, &[x], || |grad: &Tensor, _: &[bool]| Ok(vec![Some(to_channels_first(grad)?)])))
 }
 
 /// Images `[n, h, w, c]` as `[n, c, h, w]` without gaps.
@@ -102,10 +116,11 @@ pub fn to_channels_first(x: &Tensor) -> Result<Tensor, Error> {
     let to = Layout::contiguous(&[n, c, h, w])?;
     #[cfg(feature = "cuda")]
     if let Device::Cuda(_) = x.device() {
+        crate::cuda::without_gradient("to_channels_first", &[x])?;
         return x.transpose(2, 3)?.transpose(1, 2)?.copied(to);
     }
     x.expect_dtype("to_channels_first", DType::F32)?;
     let mut y = Tensor::unspecified(x.device(), to, DType::F32)?;
     copy_strided(x.data::<f32>(), &layout, y.write::<f32>(), &to);
-    Ok(y)
+    Ok(record("to_channels_first", y, &[x], || |grad: &Tensor, _: &[bool]| Ok(vec![Some(to_channels_last(grad)?)])))
 }

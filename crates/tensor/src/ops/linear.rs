@@ -1,10 +1,13 @@
 //! The linear layer: `activation(x · Wᵀ + b)`.
 
-use super::{Activation, output, same_device};
+use super::{Activation, ConvShape, activate, column_sums, output, same_device};
+use crate::autograd::{record, refuse_gradient};
 use crate::error::refuse;
-use crate::{Device, Error, Tensor};
+use crate::{DType, Device, Dims, Error, Tensor};
 use supple_kernels::AlignedBuf;
 use supple_kernels::activation::activate_in_place;
+use supple_kernels::backward::conv::{weight_gradient, weight_gradient_scratch};
+use supple_kernels::backward::pooling::Images;
 use supple_kernels::gemm::{Epilogue, PackedMatrix, gemm};
 
 /// Rows that a thread takes at a time: a multiple of every tile height of the product.
@@ -60,6 +63,7 @@ impl Linear {
     /// # Errors
     /// If the last dimension of `x` is another, or its elements are not `f32`.
     pub fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor, Error> {
+        refuse_gradient("linear", "ops::linear", &[x])?;
         same_device("linear", &self.device, x.device())?;
         let (inputs, outputs) = match &self.packed {
             Packed::Cpu(packed, _) => (packed.k(), packed.n()),
@@ -104,4 +108,85 @@ impl Linear {
         }
         Ok(y)
     }
+}
+
+/// `activation(x · weightᵀ + bias)` for `x` of shape `[.., inputs]`, `weight` of `[outputs, inputs]` and `bias` of `[outputs]`:
+/// what [`Linear`] does, with gradients and without weights packed beforehand.
+///
+/// # Errors
+/// If the shapes do not fit each other, or elements are not `f32`.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, activation: Activation) -> Result<Tensor, Error> {
+    const OP: &str = "linear";
+    same_device(OP, x.device(), weight.device())?;
+    weight.expect_dtype(OP, DType::F32)?;
+    let &[outputs, inputs] = &**weight.shape() else {
+        return refuse!(OP, "wants weights [outputs, inputs], got shape {:?}", weight.shape());
+    };
+    if let Some(bias) = bias {
+        same_device(OP, x.device(), bias.device())?;
+        bias.expect_dtype(OP, DType::F32)?;
+    }
+    let flat = weight.detach().contiguous()?;
+    let shift = bias.map(|bias| bias.detach().contiguous()).transpose()?;
+    let shift = shift.as_ref().map(Tensor::as_slice).transpose()?;
+    let y = Linear::new(x.device(), [outputs, inputs], flat.as_slice()?, shift)?
+        .forward(&x.detach(), Activation::Identity)?;
+    let all = [Some(x), Some(weight), bias];
+    let all: Vec<&Tensor> = all.into_iter().flatten().collect();
+    let y = record(OP, y, &all, || {
+        let (x, weight) = (x.detach(), weight.detach());
+        move |grad, needed| {
+            let mut grads = vec![
+                needed[0].then(|| linear_backward_input(grad, &weight)).transpose()?,
+                needed[1].then(|| linear_backward_weight(grad, &x)).transpose()?,
+            ];
+            if let Some(&needed) = needed.get(2) {
+                grads.push(needed.then(|| column_sums(grad)).transpose()?);
+            }
+            Ok(grads)
+        }
+    });
+    if activation == Activation::Identity { Ok(y) } else { activate(&y, activation) }
+}
+
+/// The gradient of a linear layer's input, `[.., inputs]`: `grad · weight`.
+///
+/// # Errors
+/// If the shapes do not fit each other.
+pub fn linear_backward_input(grad: &Tensor, weight: &Tensor) -> Result<Tensor, Error> {
+    let swapped = weight.transpose(0, 1)?.contiguous()?;
+    let &[inputs, outputs] = &**swapped.shape() else { return refuse!("linear", "weights are no matrix") };
+    Linear::new(grad.device(), [inputs, outputs], swapped.as_slice()?, None)?.forward(grad, Activation::Identity)
+}
+
+/// The gradient of a linear layer's weight, `[outputs, inputs]`: `Σ grad · xᵀ` over all but the last dimension.
+///
+/// # Errors
+/// If the shapes do not fit each other.
+pub fn linear_backward_weight(grad: &Tensor, x: &Tensor) -> Result<Tensor, Error> {
+    const OP: &str = "linear_backward_weight";
+    let (&[ref grad_outer @ .., outputs], &[ref outer @ .., inputs]) = (&**grad.shape(), &**x.shape()) else {
+        return refuse!(OP, "wants [.., outputs] and [.., inputs], got {:?} and {:?}", grad.shape(), x.shape());
+    };
+    if grad_outer != outer {
+        return refuse!(OP, "{:?} and {:?} have other rows", grad.shape(), x.shape());
+    }
+    let ((x, x_rows), (grad, grad_rows)) = (x.padded()?.to_rows(OP)?, grad.padded()?.to_rows(OP)?);
+    let (mut y, _) = output(x.device(), &[outputs, inputs], false)?;
+    if x_rows.rows == 0 || y.elements() == 0 {
+        y.write::<f32>().fill(0.0);
+        return Ok(y);
+    }
+    // A 1×1 convolution over a picture one pixel wide, of as many rows as there are tokens.
+    let stride = |len: usize| len.next_multiple_of(crate::ALIGNMENT);
+    let image = |channels: usize| Images { n: 1, height: x_rows.rows, width: 1, channels, stride: stride(channels) };
+    debug_assert!(x_rows.rows == 1 || (x_rows.stride == stride(inputs) && grad_rows.stride == stride(outputs)));
+    let (cpu, shape) = (x.device().kernels(), ConvShape::same(inputs, outputs, 1));
+    let floats = weight_gradient_scratch(cpu.isa, &shape, x_rows.rows);
+    let mut scratch = x.device().buffers().take(floats, &Dims::new(&[floats])?)?;
+    let scratch = scratch.as_mut_slice().expect("a new buffer is not shared");
+    let (images, grads) = (image(inputs), image(outputs));
+    let len = outputs * inputs;
+    weight_gradient(cpu, &shape, images, x.data(), grads, grad.data(), &mut y.write::<f32>()[..len], scratch);
+    Ok(y)
 }

@@ -1,7 +1,9 @@
 //! Products of matrices that are both computed at run time.
 
 use super::elementwise::common_shape;
+use super::sum_to;
 use super::{output, same_device};
+use crate::autograd::record;
 use crate::error::refuse;
 use crate::{DType, Device, Dims, Error, MAX_RANK, Tensor};
 use supple_kernels::matmul as kernel;
@@ -34,17 +36,28 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor, Error> {
         shape[batch.len()..][..2].copy_from_slice(&[rows, columns]);
         Dims::new(&shape[..batch.len() + 2])
     };
-    let (a, b) = (a.broadcast_to(&with(m, k)?)?.contiguous()?, b.broadcast_to(&with(k, n)?)?.contiguous()?);
+    let (left, right) = (a.detach(), b.detach());
+    let left = left.broadcast_to(&with(m, k)?)?.contiguous()?;
+    let right = right.broadcast_to(&with(k, n)?)?.contiguous()?;
     #[cfg(feature = "cuda")]
     if let Device::Cuda(gpu) = a.device() {
+        crate::cuda::without_gradient(OP, &[a, b])?;
         let y = Tensor::unspecified(a.device(), crate::Layout::contiguous(&with(m, n)?)?, dtype)?;
-        crate::cuda::matmul(gpu, batch.iter().product(), [m, k, n], &a, &b, &y)?;
+        crate::cuda::matmul(gpu, batch.iter().product(), [m, k, n], &left, &right, &y)?;
         return Ok(y);
     }
     let (mut y, _) = output(a.device(), &with(m, n)?, false)?;
     if y.elements() > 0 {
         let batch = batch.iter().product();
-        kernel::matmul(a.device().kernels(), batch, [m, k, n], a.data(), b.data(), y.write());
+        kernel::matmul(a.device().kernels(), batch, [m, k, n], left.data(), right.data(), y.write());
     }
-    Ok(y)
+    Ok(record(OP, y, &[a, b], || {
+        let (a, b) = (a.detach(), b.detach());
+        move |grad, needed| {
+            let swapped = |x: &Tensor| x.transpose(x.rank() - 2, x.rank() - 1);
+            let of_a = || sum_to(&matmul(grad, &swapped(&b)?)?, a.shape());
+            let of_b = || sum_to(&matmul(&swapped(&a)?, grad)?, b.shape());
+            Ok(vec![needed[0].then(of_a).transpose()?, needed[1].then(of_b).transpose()?])
+        }
+    }))
 }

@@ -3,31 +3,45 @@
 //! Operators compute in `f32` and refuse other element types: [`Tensor::to_dtype`](crate::Tensor::to_dtype) converts. On a GPU
 //! they take `f16` and `bf16` too, with sums in `f32`.
 //! Those on images take `[n, h, w, c]`. Results whose rows were padded in the input stay padded. Weights are packed
-//! once, when a [`Conv2d`] or a [`Linear`] is made.
+//! once, when a [`Conv2d`] or a [`Linear`] is made; where weights change with every step, [`conv2d`] and [`linear`] take them
+//! as tensors.
+//!
+//! Every operator but those two structs has a gradient, which stands beside it: a closure for
+//! [`record`](crate::autograd), or, where there is more to it, a function such as [`conv2d_backward_input`] that another
+//! device implements as it does the operator itself.
 
 mod activation;
+mod attention;
 mod concat;
 mod conv2d;
+mod cross_entropy;
 mod elementwise;
+mod embedding;
 mod image;
 mod linear;
 mod matmul;
 mod normalize;
 mod pixel_shuffle;
 mod pooling;
+mod reduce;
 mod resize;
 mod spatial_attention;
 
-pub use activation::{activate, gelu, leaky_relu, relu, sigmoid, tanh};
+pub use activation::{activate, activation_backward, gelu, leaky_relu, relu, sigmoid, silu, tanh};
+pub use attention::{attention, rope};
 pub use concat::concat;
-pub use conv2d::Conv2d;
-pub use elementwise::{add, mul, scale};
+pub(crate) use concat::widen;
+pub use conv2d::{Conv2d, conv2d, conv2d_backward_input, conv2d_backward_weight};
+pub use cross_entropy::{IGNORED, cross_entropy, linear_cross_entropy};
+pub use elementwise::{abs, add, add_scalar, div, exp, log, mul, scale, sqrt, sub};
+pub use embedding::embedding;
 pub use image::{to_channels_first, to_channels_last};
-pub use linear::Linear;
+pub use linear::{Linear, linear, linear_backward_input, linear_backward_weight};
 pub use matmul::matmul;
-pub use normalize::{l2_normalize, layer_norm, softmax};
-pub use pixel_shuffle::pixel_shuffle;
+pub use normalize::{group_norm, l2_normalize, layer_norm, rms_norm, softmax};
+pub use pixel_shuffle::{pixel_shuffle, pixel_unshuffle};
 pub use pooling::{avg_pool2d, max_pool2d};
+pub use reduce::{column_sums, mean, mean_dims, sum, sum_dims, sum_to};
 pub use resize::resize;
 pub use spatial_attention::{conv_chain, spatial_coarse_map, spatial_gate};
 pub use supple_kernels::activation::Activation;

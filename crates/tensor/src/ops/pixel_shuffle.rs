@@ -1,6 +1,7 @@
 //! Pixel shuffle: channels become space.
 
 use super::image::{Image, image_mut, new_image};
+use crate::autograd::record;
 use crate::error::refuse;
 use crate::{Error, Tensor};
 use supple_kernels::pixel_shuffle as kernel;
@@ -22,6 +23,7 @@ pub fn pixel_shuffle(x: &Tensor, factor: usize) -> Result<Tensor, Error> {
     let channels = channels / square;
     #[cfg(feature = "cuda")]
     if let crate::Device::Cuda(gpu) = x.device() {
+        crate::cuda::without_gradient(OP, &[x])?;
         return crate::cuda::pixel_shuffle(gpu, x, factor, [n, height, width, channels]);
     }
     let image = Image::new(OP, x)?;
@@ -30,5 +32,21 @@ pub fn pixel_shuffle(x: &Tensor, factor: usize) -> Result<Tensor, Error> {
         let (cpu, mut out) = (image.device().kernels(), image_mut(&mut y, i));
         kernel::pixel_shuffle(cpu, factor, channels, image.rows(i), &mut out, 0..image.height);
     }
-    Ok(y)
+    Ok(record(OP, y, &[x], || move |grad, _| Ok(vec![Some(pixel_unshuffle(grad, factor)?)])))
+}
+
+/// Images `[n, h * factor, w * factor, c]` as `[n, h, w, c * factor²]`: [`pixel_shuffle`], undone.
+///
+/// # Errors
+/// If the tensor is no image or its sides are no multiples of `factor`.
+pub fn pixel_unshuffle(x: &Tensor, factor: usize) -> Result<Tensor, Error> {
+    let &[n, height, width, channels] = &**x.shape() else {
+        return refuse!("pixel_unshuffle", "wants an image [n, h, w, c], got shape {:?}", x.shape());
+    };
+    if factor == 0 || !height.is_multiple_of(factor) || !width.is_multiple_of(factor) {
+        return refuse!("pixel_unshuffle", "the sides of {:?} are no multiples of {factor}", x.shape());
+    }
+    let (h, w) = (height / factor, width / factor);
+    let parts = x.reshape(&[n, h, factor, w, factor, channels])?;
+    parts.permute(&[0, 1, 3, 5, 2, 4])?.reshape(&[n, h, w, channels * factor * factor])?.padded()
 }

@@ -1,8 +1,10 @@
 //! Max and average pooling of images.
 
 use super::image::{Image, image_mut, new_image};
+use crate::autograd::record;
 use crate::error::refuse;
 use crate::{Error, Tensor};
+use supple_kernels::backward::pooling as backward;
 use supple_kernels::pooling::{Pooling, PoolingKind, pool};
 
 /// The largest value under each window, per channel. Pairs are height first; sizes round down; padding does not count.
@@ -25,6 +27,7 @@ pub fn avg_pool2d(x: &Tensor, kernel: [usize; 2], stride: [usize; 2], padding: [
 fn pool2d(op: &'static str, x: &Tensor, pooling: Pooling) -> Result<Tensor, Error> {
     #[cfg(feature = "cuda")]
     if let crate::Device::Cuda(gpu) = x.device() {
+        crate::cuda::without_gradient(op, &[x])?;
         return crate::cuda::pool2d(gpu, op, x, pooling);
     }
     let image = Image::new(op, x)?;
@@ -37,5 +40,21 @@ fn pool2d(op: &'static str, x: &Tensor, pooling: Pooling) -> Result<Tensor, Erro
         let mut out = image_mut(&mut y, i);
         pool(image.device().kernels(), &pooling, image.channels, image.rows(i), image.height, &mut out, 0..height);
     }
+    Ok(record(op, y, &[x], || {
+        let x = x.detach();
+        move |grad, _| Ok(vec![Some(pool2d_backward(grad, &x, &pooling)?)])
+    }))
+}
+
+/// The gradient of a pooling's input.
+fn pool2d_backward(grad: &Tensor, x: &Tensor, pooling: &Pooling) -> Result<Tensor, Error> {
+    const OP: &str = "pool2d_backward";
+    let (image, grad) = (Image::new(OP, x)?, Image::new(OP, grad)?);
+    let mut y = new_image(image.device(), [image.n, image.height, image.width, image.channels])?;
+    // The result has the narrowest pixels, whatever those of the input are.
+    let image =
+        if image.images().stride == y.layout().strides()[2] { image } else { Image::new(OP, &x.copied(*y.layout())?)? };
+    let (cpu, stride) = (image.device().kernels(), grad.images().stride);
+    backward::pool_backward(cpu, pooling, image.images(), image.data(), grad.data(), stride, y.write());
     Ok(y)
 }

@@ -1,8 +1,11 @@
 //! Resampling of images.
 
 use super::image::{Image, image_mut, new_image};
+use crate::autograd::record;
 use crate::error::refuse;
-use crate::{Error, Tensor};
+use crate::{ALIGNMENT, Error, Tensor};
+use supple_kernels::backward::pooling::Images;
+use supple_kernels::backward::resize as backward;
 use supple_kernels::resize::{self, ResizeMode};
 
 /// Images resampled to `[height, width]`, as PyTorch's `interpolate` with `align_corners=False` does.
@@ -12,6 +15,7 @@ use supple_kernels::resize::{self, ResizeMode};
 pub fn resize(x: &Tensor, mode: ResizeMode, [height, width]: [usize; 2]) -> Result<Tensor, Error> {
     #[cfg(feature = "cuda")]
     if let crate::Device::Cuda(gpu) = x.device() {
+        crate::cuda::without_gradient("resize", &[x])?;
         return crate::cuda::resize(gpu, x, mode, [height, width]);
     }
     let image = Image::new("resize", x)?;
@@ -23,5 +27,16 @@ pub fn resize(x: &Tensor, mode: ResizeMode, [height, width]: [usize; 2]) -> Resu
         let (cpu, mut out) = (image.device().kernels(), image_mut(&mut y, i));
         resize::resize(cpu, mode, image.channels, image.rows(i), image.height, &mut out, height, 0..height);
     }
+    let shape = [image.n, image.height, image.width, image.channels];
+    Ok(record("resize", y, &[x], || move |grad, _| Ok(vec![Some(resize_backward(grad, mode, shape)?)])))
+}
+
+/// The gradient of a resize's input, which has shape `[n, height, width, channels]`.
+fn resize_backward(grad: &Tensor, mode: ResizeMode, [n, height, width, channels]: [usize; 4]) -> Result<Tensor, Error> {
+    let grad = Image::new("resize_backward", grad)?;
+    let mut y = new_image(grad.device(), [n, height, width, channels])?;
+    let images = Images { n, height, width, channels, stride: channels.next_multiple_of(ALIGNMENT) };
+    let (size, stride) = ([grad.height, grad.width], grad.images().stride);
+    backward::resize_backward(grad.device().kernels(), mode, images, size, grad.data(), stride, y.write());
     Ok(y)
 }

@@ -7,6 +7,7 @@
 mod activation;
 mod conv;
 mod elementwise;
+mod gradients;
 mod layout;
 mod linear;
 mod normalize;
@@ -14,6 +15,7 @@ mod pooling;
 mod resize;
 mod shapes;
 mod spatial_attention;
+mod training;
 
 use std::ops::Deref;
 use std::sync::OnceLock;

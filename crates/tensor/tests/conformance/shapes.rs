@@ -45,7 +45,7 @@ proptest! {
         let sides: Vec<_> = (1..=rank).rev().map(|d| (side(&a, d), side(&b, d))).collect();
         let fits = sides.iter().all(|&(x, y)| x == y || x == 1 || y == 1);
         let wanted: Vec<usize> = sides.iter().map(|&(x, y)| if x == 1 { y } else { x }).collect();
-        for operator in [ops::add, ops::mul] {
+        for operator in [ops::add, ops::sub, ops::mul, ops::div] {
             let found = well_formed(operator(&zeros(&a), &zeros(&b)));
             prop_assert_eq!(found.map(|t| t.shape().to_vec()), fits.then(|| wanted.clone()));
         }
@@ -89,6 +89,7 @@ proptest! {
         well_formed(ops::max_pool2d(&x, kernel, stride, padding));
         well_formed(ops::avg_pool2d(&x, kernel, stride, padding));
         well_formed(ops::pixel_shuffle(&x, factor));
+        well_formed(ops::pixel_unshuffle(&x, factor));
         well_formed(ops::to_channels_last(&x));
         well_formed(ops::to_channels_first(&x));
         for mode in [ResizeMode::Nearest, ResizeMode::Bilinear, ResizeMode::Bicubic, ResizeMode::Area] {
@@ -104,7 +105,17 @@ proptest! {
         well_formed(ops::matmul(&a, &b));
         well_formed(ops::concat(&[&a, &b], dim));
         well_formed(ops::layer_norm(&a, &b, &b, 1e-5));
-        for operator in [ops::softmax, ops::relu, ops::gelu, ops::tanh, ops::sigmoid] {
+        well_formed(ops::rms_norm(&a, &b, 1e-5));
+        well_formed(ops::group_norm(&a, n, &b, &b, 1e-5));
+        well_formed(ops::linear(&a, &b, None, Activation::Relu));
+        well_formed(ops::attention(&a, &b, &b, n == 1));
+        well_formed(ops::rope(&a, &b, &b));
+        well_formed(ops::sum_dims(&a, &[dim]));
+        well_formed(ops::sum_to(&a, b.shape()));
+        well_formed(ops::sum(&a));
+        well_formed(ops::mean(&a));
+        well_formed(ops::column_sums(&a));
+        for operator in [ops::softmax, ops::silu, ops::abs, ops::exp, ops::relu, ops::gelu, ops::tanh, ops::sigmoid] {
             let found = operator(&a).unwrap();
             prop_assert_eq!(found.shape(), a.shape());
         }
