@@ -166,7 +166,9 @@ fn binary(op: &'static str, how: Binary, a: &Tensor, b: &Tensor) -> Result<Tenso
         crate::cuda::without_gradient(op, &[a, b])?;
         let how = match how {
             Binary::Add => supple_cuda::elementwise::Binary::Add,
+            Binary::Sub => supple_cuda::elementwise::Binary::Sub,
             Binary::Mul => supple_cuda::elementwise::Binary::Mul,
+            Binary::Div => supple_cuda::elementwise::Binary::Div,
         };
         return crate::cuda::binary(gpu, op, how, &a.broadcast_to(&shape)?, &b.broadcast_to(&shape)?);
     }

@@ -3,7 +3,7 @@
 //! An operator's results are weighted by noise and summed in `f64`. That sum is compared before and after small steps of each
 //! input, along directions of noise and along single elements; inputs stay clear of kinks.
 
-use crate::{devices, scaled_noise};
+use crate::{cpus, scaled_noise};
 use supple_tensor::ops::{self, Activation, ConvShape, ResizeMode};
 use supple_tensor::{Device, Error, Tensor, autograd};
 
@@ -86,7 +86,7 @@ fn worst(device: &Device, inputs: &[Input], f: &dyn Fn(&[Tensor]) -> Result<Tens
 
 /// Checks an operator on every device.
 fn check(name: &str, inputs: &[Input], f: impl Fn(&[Tensor]) -> Result<Tensor, Error>) {
-    for (device_name, device) in devices() {
+    for (device_name, device) in cpus() {
         let worst = worst(device, inputs, &f).unwrap_or_else(|error| panic!("{name} on {device_name}: {error}"));
         assert!(worst < 1e-2, "{name} on {device_name}: gradients are {worst:.1e} off");
     }
@@ -95,7 +95,7 @@ fn check(name: &str, inputs: &[Input], f: impl Fn(&[Tensor]) -> Result<Tensor, E
 #[test]
 fn a_wrong_gradient_is_found() {
     // The gradient of the identity for a square.
-    let (_, device) = &devices()[0];
+    let (_, device) = &cpus()[0];
     let wrong = |x: &[Tensor]| autograd::straight_through(&x[0], &ops::mul(&x[0], &x[0])?);
     assert!(worst(device, &[input(&[3, 5], 1)], &wrong).unwrap() > 0.1);
     let right = |x: &[Tensor]| ops::mul(&x[0], &x[0]);
@@ -287,7 +287,7 @@ fn checkpoints_change_nothing_but_memory() {
         autograd::checkpoint(&[&y], move |y| part(&y[0], &weight))
     };
     check("checkpoint", &inputs, saving);
-    for (name, device) in devices() {
+    for (name, device) in cpus() {
         let leaves = || -> Vec<Tensor> {
             inputs.iter().map(|(v, s)| Tensor::from_slice(device, v, s).unwrap().variable()).collect()
         };
@@ -302,7 +302,7 @@ fn checkpoints_change_nothing_but_memory() {
 
 #[test]
 fn gradients_stop_where_they_are_told_to() {
-    let (_, device) = &devices()[0];
+    let (_, device) = &cpus()[0];
     let x = Tensor::from_slice(device, &[2.0f32], &[]).unwrap().variable();
     assert!(ops::mul(&x, &x).unwrap().requires_grad());
     assert!(!autograd::no_grad(|| ops::mul(&x, &x)).unwrap().requires_grad());
@@ -319,7 +319,7 @@ fn gradients_stop_where_they_are_told_to() {
 
 #[test]
 fn deep_chains_are_taken_apart_without_recursion() {
-    let (_, device) = &devices()[0];
+    let (_, device) = &cpus()[0];
     let x = Tensor::from_slice(device, &[1.0f32], &[1]).unwrap().variable();
     let mut y = x.clone();
     for _ in 0..200_000 {
@@ -331,7 +331,7 @@ fn deep_chains_are_taken_apart_without_recursion() {
 
 #[test]
 fn large_batches_are_made_of_small_ones() {
-    let (_, device) = &devices()[0];
+    let (_, device) = &cpus()[0];
     let w = Tensor::from_slice(device, &scaled_noise(6, 1, 1.0), &[2, 3]).unwrap().variable();
     let x = Tensor::from_slice(device, &scaled_noise(12, 2, 1.0), &[4, 3]).unwrap();
     let loss = |x: &Tensor| ops::sum(&ops::linear(x, &w, None, Activation::Tanh).unwrap()).unwrap();

@@ -75,20 +75,34 @@ fn devices() -> &'static [(String, Target)] {
         let mut devices = Vec::new();
         if std::env::var("SUPPLE_TEST_DEVICE").is_ok_and(|device| device == "cuda") {
             gpus(&mut devices);
-            return devices;
-        }
-        for isa in Isa::ALL {
-            if !isa.is_available() {
-                println!("conformance: {isa} is skipped, this CPU lacks it");
-                continue;
-            }
-            for threads in [1, 3] {
-                let device = Device::cpu(Cpu::new(isa, threads)).expect("the CPU offers it");
-                devices.push((format!("{isa} x{threads}"), Target { device, dtype: DType::F32 }));
-            }
+        } else {
+            add_cpus(&mut devices);
         }
         devices
     })
+}
+
+/// The targets of the CPU alone, for what a GPU does not do yet: gradients.
+fn cpus() -> &'static [(String, Target)] {
+    static CPUS: OnceLock<Vec<(String, Target)>> = OnceLock::new();
+    CPUS.get_or_init(|| {
+        let mut devices = Vec::new();
+        add_cpus(&mut devices);
+        devices
+    })
+}
+
+fn add_cpus(devices: &mut Vec<(String, Target)>) {
+    for isa in Isa::ALL {
+        if !isa.is_available() {
+            println!("conformance: {isa} is skipped, this CPU lacks it");
+            continue;
+        }
+        for threads in [1, 3] {
+            let device = Device::cpu(Cpu::new(isa, threads)).expect("the CPU offers it");
+            devices.push((format!("{isa} x{threads}"), Target { device, dtype: DType::F32 }));
+        }
+    }
 }
 
 #[cfg(feature = "cuda")]

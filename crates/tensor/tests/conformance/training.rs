@@ -1,6 +1,6 @@
 //! Values of the operators that are there for the sake of training; their gradients are in `gradients.rs`.
 
-use crate::{check, devices, layouts, scaled_noise};
+use crate::{check, cpus, layouts, scaled_noise};
 use supple_tensor::ops::{self, Activation, Conv2d, ConvShape, Linear};
 use supple_tensor::{DType, Device, Error, Tensor};
 
@@ -27,7 +27,7 @@ fn functions_of_one_element() {
             let defined = matches!(name, "sqrt" | "log");
             let values: Vec<f32> = values.iter().map(|v| if defined { v.abs() + 0.1 } else { *v }).collect();
             let wanted: Vec<f64> = values.iter().map(|&v| reference(f64::from(v))).collect();
-            for (device_name, device) in devices() {
+            for (device_name, device) in cpus() {
                 for x in layouts(device, &values, &shape) {
                     check("activation", &format!("{name} {shape:?} {device_name}"), operator(&x), &shape, &wanted);
                 }
@@ -43,7 +43,7 @@ fn differences_and_quotients() {
     let of = |f: fn(f64, f64) -> f64| -> Vec<f64> {
         a.iter().enumerate().map(|(i, &a)| f(f64::from(a), f64::from(b[i % 5]))).collect()
     };
-    for (name, device) in devices() {
+    for (name, device) in cpus() {
         for (a, b) in layouts(device, &a, &[2, 3, 5]).iter().zip(layouts(device, &b, &[5])) {
             check("elementwise", &format!("sub {name}"), ops::sub(a, &b), &[2, 3, 5], &of(|a, b| a - b));
             check("elementwise", &format!("div {name}"), ops::div(a, &b), &[2, 3, 5], &of(|a, b| a / b));
@@ -66,7 +66,7 @@ fn sums_and_means() {
         }
         sums
     };
-    for (name, device) in devices() {
+    for (name, device) in cpus() {
         for x in layouts(device, &values, &shape) {
             for dims in [&[0][..], &[3], &[1, 2], &[0, 1, 2], &[0, 1, 2, 3], &[]] {
                 let mut out = shape;
@@ -108,7 +108,7 @@ fn normalisations_by_parts() {
             (x[i] - mean) / (variance + 1e-5).sqrt() * w[c] + b[c]
         })
         .collect();
-    for (name, device) in devices() {
+    for (name, device) in cpus() {
         let vector = |values: &[f32]| Tensor::from_slice(device, values, &[6]).unwrap();
         let (weight, bias) = (vector(&weight), vector(&bias));
         for x in layouts(device, &values, &[2, 3, 4, 6]) {
@@ -121,7 +121,7 @@ fn normalisations_by_parts() {
 
 #[test]
 fn weights_as_tensors_are_as_good_as_packed_ones() {
-    for (name, device) in devices() {
+    for (name, device) in cpus() {
         let same = |a: Tensor, b: Tensor| assert_eq!(a.to_vec::<f32>().unwrap(), b.to_vec::<f32>().unwrap(), "{name}");
         let tensor = |seed, shape: &[usize]| {
             Tensor::from_slice(device, &scaled_noise(shape.iter().product(), seed, 1.0), shape).unwrap()
@@ -174,7 +174,7 @@ fn tokens() {
         })
         .sum::<f64>()
         / 3.0;
-    for (name, device) in devices() {
+    for (name, device) in cpus() {
         let tensor = |values: &[f32], shape: &[usize]| Tensor::from_slice(device, values, shape).unwrap();
         let (q, k, v) = (tensor(&q, &[3, 4]), tensor(&k, &[5, 4]), tensor(&v, &[5, 2]));
         for causal in [false, true] {
@@ -200,7 +200,7 @@ fn tokens() {
 
 #[test]
 fn a_loss_over_many_rows_is_the_same_with_and_without_the_layer_before_it() {
-    for (name, device) in devices() {
+    for (name, device) in cpus() {
         let tensor = |seed, shape: &[usize]| {
             Tensor::from_slice(device, &scaled_noise(shape.iter().product(), seed, 1.0), shape).unwrap()
         };
@@ -216,7 +216,7 @@ fn a_loss_over_many_rows_is_the_same_with_and_without_the_layer_before_it() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let device: &Device = &devices()[0].1;
+    let device: &Device = &cpus()[0].1;
     let zeros = |shape: &[usize]| Tensor::zeros(device, shape, DType::F32).unwrap();
     let shape = ConvShape::same(3, 4, 3);
     let conv = |x: &[usize], w: &[usize], b: &[usize]| {
