@@ -28,7 +28,9 @@ pub fn load_on(
     weights: &Weights,
     precision: Precision,
 ) -> Result<Box<dyn SuperResolution>, Error> {
-    let Some(device) = &placement.device else { return load(cpu, weights, precision) };
+    // Web pages have none, and modules for them are to be small.
+    let device = if cfg!(target_arch = "wasm32") { None } else { placement.device.as_ref() };
+    let Some(device) = device else { return load(cpu, weights, precision) };
     if rlfn::recognises(weights) {
         let network = Rlfn::load(cpu, weights, precision)?;
         let dtype = if precision == Precision::F32 { DType::F32 } else { DType::F16 };

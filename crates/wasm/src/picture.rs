@@ -35,8 +35,15 @@ pub(crate) fn read(rgba: &JsValue, width: f64, height: f64) -> Result<Picture, J
     let channels = if opaque { 3 } else { 4 };
     let mut copy = reserve(pixels * channels, "the picture")?;
     each_chunk(&samples, pixels, &mut |chunk| {
+        let at = copy.len();
         match opaque {
-            true => chunk.chunks_exact(4).for_each(|p| copy.extend_from_slice(&p[..3])),
+            true => {
+                copy.resize(at + chunk.len() / 4 * 3, 0);
+                copy[at..]
+                    .chunks_exact_mut(3)
+                    .zip(chunk.chunks_exact(4))
+                    .for_each(|(to, p)| to.copy_from_slice(&p[..3]));
+            }
             false => copy.extend_from_slice(chunk),
         }
         true
@@ -97,7 +104,8 @@ fn samples(rgba: &JsValue) -> Result<Uint8Array, JsValue> {
 fn is_opaque(samples: &Uint8Array, pixels: usize) -> bool {
     let mut opaque = true;
     each_chunk(samples, pixels, &mut |chunk| {
-        opaque = chunk.chunks_exact(4).all(|p| p[3] == 255);
+        // Without a way out early, so that vectors can do it.
+        opaque = chunk.chunks_exact(4).fold(u8::MAX, |all, p| all & p[3]) == u8::MAX;
         opaque
     });
     opaque

@@ -8,10 +8,12 @@
 //! | input | `[channels / multiplier][input_plane]`, each plane `[height][width]`, and [`PADDING`] floats after the last |
 //! | output | `[channels][output_plane]`, of which the rows asked for are written, the first at the beginning |
 //!
-//! Most 3×3 kernels run straight from the planes (`direct.rs`). For the others the rows that a channel needs go through zero-padded [`Phases`] in scratch memory, which the L1 cache holds; then two
-//! output rows at a time share the rows they both read.
+//! Most 3×3 kernels run straight from the planes (`direct.rs`, `direct_rows.rs`). For the others the rows that a channel
+//! needs go through zero-padded [`Phases`] in scratch memory, which the L1 cache holds; then two output rows at a time share
+//! the rows they both read.
 
 use super::direct::{self, Direct};
+use super::direct_rows;
 use super::{PADDING, Phases};
 use crate::pool::SendPtr;
 use crate::simd::{Kernel, Simd, dispatch};
@@ -202,6 +204,10 @@ impl Depthwise<'_> {
     #[inline(always)]
     unsafe fn directly<V: Simd>(self) {
         let layer = self.layer;
+        let by_rows = direct_rows::takes::<V>(&layer.phases, &self.rows);
+        if by_rows {
+            self.scratch[..layer.phases.row() + PADDING].fill(0.0);
+        }
         for (i, channel) in self.channels.enumerate() {
             // SAFETY: the channel's plane, weights and output are there, as was checked.
             unsafe {
@@ -220,7 +226,11 @@ impl Depthwise<'_> {
                     from: self.input.as_ptr().add(channel / layer.multiplier * self.input_plane),
                     to: self.output.add(i * self.output_plane),
                 };
-                direct.run(&layer.phases, self.rows.clone());
+                if by_rows {
+                    direct.run_by_rows(&layer.phases, self.rows.clone(), self.scratch.as_ptr());
+                } else {
+                    direct.run(&layer.phases, self.rows.clone());
+                }
             }
         }
     }

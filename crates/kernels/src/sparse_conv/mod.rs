@@ -26,6 +26,7 @@
 
 mod depthwise;
 mod direct;
+mod direct_rows;
 mod layer;
 mod packed;
 mod phases;
@@ -33,6 +34,7 @@ mod planes;
 mod pool;
 mod tile;
 mod tiles;
+mod unknown;
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 use super::tile::GATHERS;
 use super::tiles;
+use super::unknown::Unknown;
 use crate::simd::lanes;
 use crate::{AlignedBuf, Isa};
 
@@ -30,7 +31,7 @@ pub struct PackedSparse {
     columns: usize,
     block: usize,
     indices: Vec<u32>,
-    /// Of each entry; or nothing, if [`INTERLEAVED`].
+    /// Of each entry, in floats; or nothing, if [`INTERLEAVED`].
     offsets: Vec<u32>,
     /// Weights of each entry, after its offset if [`INTERLEAVED`].
     entries: AlignedBuf,
@@ -45,7 +46,7 @@ pub struct PackedSparse {
     pub(super) vectors: usize,
 }
 
-/// Whether an entry's offset stands before its weights: engines for WebAssembly have few registers and count every
+/// Whether an entry's offset, in bytes, stands before its weights: engines for WebAssembly have few registers and count every
 /// instruction, so that one pointer is better than two. On x86-64 weights of their own are faster.
 const INTERLEAVED: bool = cfg!(target_arch = "wasm32");
 
@@ -61,11 +62,14 @@ impl<const B: usize> Entry<B> {
     /// Where its column meets the input.
     ///
     /// # Safety
-    /// There must be such an entry.
+    /// There must be such an entry, and the input must reach there.
     #[inline(always)]
-    pub unsafe fn offset(self) -> usize {
-        // SAFETY: an entry has an offset.
-        unsafe { *self.offset as usize }
+    pub unsafe fn pixels(self, input: *const f32) -> *const f32 {
+        // SAFETY: an entry has an offset, and the caller vouches for the input.
+        unsafe {
+            let offset = *self.offset as usize;
+            if INTERLEAVED { input.byte_add(offset) } else { input.add(offset) }
+        }
     }
 
     /// Its `B` weights.
@@ -92,6 +96,12 @@ impl<const B: usize> Entry<B> {
                 Entry { offset: self.offset.add(n), weights: self.weights.add(n * B) }
             }
         }
+    }
+
+    /// This entry, for loops that pass from entry to entry.
+    #[inline(always)]
+    pub fn passing(self, unknown: Unknown) -> Entry<B> {
+        if INTERLEAVED { Entry { offset: unknown.hide(self.offset as usize) as *const u32, ..self } } else { self }
     }
 }
 
@@ -224,7 +234,7 @@ impl PackedSparse {
             let offset = if gather { column as usize * pixels } else { of(column as usize) };
             self.highest = self.highest.max(offset);
             if INTERLEAVED {
-                self.entries[i * (1 + block)] = f32::from_bits(to_u32(offset));
+                self.entries[i * (1 + block)] = f32::from_bits(to_u32(offset * size_of::<f32>()));
             } else {
                 self.offsets[i] = to_u32(offset);
             }

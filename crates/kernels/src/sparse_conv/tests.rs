@@ -83,21 +83,26 @@ fn plain(input: &[f32], filter: &[f32], phases: &Phases, [y, x]: [usize; 2]) -> 
 
 #[test]
 fn depthwise_and_direct_convolutions_match_plain_loops() {
+    // Kernel, stride, padding before and how much more there is after, size.
     let cases = [
-        ([3, 3], [1, 1], [1, 1], [7, 7]),
-        ([3, 3], [1, 1], [1, 1], [5, 37]),
-        ([3, 3], [2, 2], [0, 0], [14, 14]),
-        ([3, 3], [2, 2], [1, 1], [9, 70]),
-        ([5, 5], [1, 1], [2, 2], [6, 17]),
-        ([5, 5], [2, 2], [1, 1], [28, 28]),
-        ([1, 1], [2, 2], [0, 0], [8, 9]),
-        ([2, 4], [1, 3], [0, 2], [5, 31]),
-        ([7, 1], [3, 1], [3, 0], [11, 4]),
+        ([3, 3], [1, 1], [1, 1], 0, [7, 7]),
+        ([3, 3], [1, 1], [1, 1], 0, [5, 37]),
+        ([3, 3], [1, 1], [0, 1], 2, [6, 8]),
+        ([3, 3], [2, 2], [0, 0], 0, [14, 14]),
+        ([3, 3], [2, 2], [0, 0], 1, [14, 14]),
+        ([3, 3], [2, 2], [0, 0], 1, [12, 56]),
+        ([3, 3], [2, 2], [0, 0], 2, [9, 13]),
+        ([3, 3], [2, 2], [1, 1], 0, [9, 70]),
+        ([3, 3], [2, 2], [1, 1], 0, [11, 15]),
+        ([5, 5], [1, 1], [2, 2], 0, [6, 17]),
+        ([5, 5], [2, 2], [1, 1], 0, [28, 28]),
+        ([1, 1], [2, 2], [0, 0], 0, [8, 9]),
+        ([2, 4], [1, 3], [0, 2], 0, [5, 31]),
+        ([7, 1], [3, 1], [3, 0], 0, [11, 4]),
     ];
     for isa in Isa::available() {
-        for (kernel, stride, [top, left], size) in cases {
-            // As much padding after as before.
-            let side = |i: usize, pad: usize| (size[i] + 2 * pad - kernel[i]) / stride[i] + 1;
+        for (kernel, stride, [top, left], more, size) in cases {
+            let side = |i: usize, pad: usize| (size[i] + 2 * pad + more - kernel[i]) / stride[i] + 1;
             let (height, width) = (side(0, top), side(1, left));
             let phases = Phases::new(kernel, stride, [top, left], size, width);
             let (channels, multiplier, area) = (6, 2, kernel[0] * kernel[1]);

@@ -1,7 +1,9 @@
 //! The pointwise product: tiles of pixels that stay in registers while the columns of a block pass.
 
 use super::PackedSparse;
+use super::packed::Entry;
 use super::tiles::is_candidate;
+use super::unknown::Unknown;
 use crate::AlignedBuf;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 use std::mem::MaybeUninit;
@@ -119,6 +121,10 @@ struct Multiply<'a> {
 pub(super) const GATHERS: bool = cfg!(target_arch = "wasm32");
 /// Whether a tile leaves no registers for one more pixel: V8 loads all that a column needs before it multiplies.
 const FEW_REGISTERS: bool = cfg!(target_arch = "wasm32");
+
+/// Whether the loop over columns has two in a turn: V8 asks in every turn whether it is to stop. A branch between the two
+/// keeps it from loading what both need at once.
+const PAIRS: bool = cfg!(target_arch = "wasm32");
 
 impl Kernel for Multiply<'_> {
     type Output = ();
@@ -251,7 +257,11 @@ impl Multiply<'_> {
 
     /// Pixels `x .. x + count` of a row, `NV` vectors of which the last may be partly filled, for all blocks; and pixel
     /// `x + more` if `ONE_MORE`.
-    #[inline(always)]
+    ///
+    /// Engines for WebAssembly keep the sums in registers only in functions as small as this: where tiles of all sizes are in
+    /// one, V8 stores them after every column.
+    #[cfg_attr(target_arch = "wasm32", inline(never))]
+    #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
     unsafe fn tile<V: Simd, N: Simd, const NV: usize, const B: usize, const ONE_MORE: bool>(
         &self,
         row: usize,
@@ -290,11 +300,7 @@ impl Multiply<'_> {
     }
 
     /// The channels of `block`: `count` pixels from `pixel` of the output on, and one more if asked for.
-    ///
-    /// Engines for WebAssembly keep the sums in registers only in functions as small as this: where all tiles are in one, V8
-    /// stores them after every column.
-    #[cfg_attr(target_arch = "wasm32", inline(never))]
-    #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
+    #[inline(always)]
     unsafe fn block<V: Simd, N: Simd, const NV: usize, const B: usize, const ONE_MORE: bool>(
         &self,
         block: usize,
@@ -324,24 +330,20 @@ impl Multiply<'_> {
             if ONE_MORE {
                 one = N::load(bias);
             }
-            let mut entry = packed.entry::<B>(block);
-            for _ in 0..packed.count(block) {
-                let (from, weight) = (input.add(entry.offset()), entry.weights());
-                let mut pixels = [V::splat(0.0); NV];
-                for (j, pixels) in pixels.iter_mut().enumerate() {
-                    *pixels = V::load(from.add(j * V::LANES));
-                }
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    let value = V::splat(*weight.add(i));
-                    for (sum, &pixels) in sums.iter_mut().zip(&pixels) {
-                        *sum = pixels.mul_add(value, *sum);
+            let (mut entry, unknown) = (packed.entry::<B>(block), Unknown::zero());
+            let mut left = packed.count(block);
+            while left > 0 {
+                Self::column::<V, N, NV, B, ONE_MORE>(entry, input, more, &mut sums, &mut one);
+                left -= 1;
+                if PAIRS {
+                    if left == 0 {
+                        break;
                     }
+                    entry = entry.after(1);
+                    Self::column::<V, N, NV, B, ONE_MORE>(entry, input, more, &mut sums, &mut one);
+                    left -= 1;
                 }
-                if ONE_MORE {
-                    one = N::splat(*from.add(more)).mul_add(N::load(weight), one);
-                }
-                V::prefetch(weight.wrapping_add(AHEAD));
-                entry = entry.after(1);
+                entry = entry.after(1).passing(unknown);
             }
             let channels = (packed.out_channels() - block * B).min(B);
             let channel = block * B * output_plane;
@@ -354,6 +356,35 @@ impl Multiply<'_> {
         }
     }
 
+    /// Adds an entry's products to the sums.
+    #[inline(always)]
+    unsafe fn column<V: Simd, N: Simd, const NV: usize, const B: usize, const ONE_MORE: bool>(
+        entry: Entry<B>,
+        input: *const f32,
+        more: usize,
+        sums: &mut [[V; NV]; B],
+        one: &mut N,
+    ) {
+        // SAFETY: as for `tile`.
+        unsafe {
+            let (from, weight) = (entry.pixels(input), entry.weights());
+            let mut pixels = [V::splat(0.0); NV];
+            for (j, pixels) in pixels.iter_mut().enumerate() {
+                *pixels = V::load(from.add(j * V::LANES));
+            }
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let value = V::splat(*weight.add(i));
+                for (sum, &pixels) in sums.iter_mut().zip(&pixels) {
+                    *sum = pixels.mul_add(value, *sum);
+                }
+            }
+            if ONE_MORE {
+                *one = N::splat(*from.add(more)).mul_add(N::load(weight), *one);
+            }
+            V::prefetch(weight.wrapping_add(AHEAD));
+        }
+    }
+
     /// One pixel of a row: vectors of the `B` channels of a block. Sums are split in four, so that a product need not wait for
     /// the one before it.
     #[inline(always)]
@@ -362,7 +393,7 @@ impl Multiply<'_> {
         let packed = self.packed;
         // SAFETY: as for `tile`.
         unsafe {
-            let input = self.input::<V, 1>(row, x);
+            let (input, unknown) = (self.input::<V, 1>(row, x), Unknown::zero());
             for block in self.blocks.clone() {
                 let mut sums = [N::splat(0.0); 4];
                 sums[0] = N::load(packed.bias.as_ptr().add(block * B));
@@ -373,13 +404,13 @@ impl Multiply<'_> {
                     }
                     for (j, sum) in sums.iter_mut().enumerate() {
                         let entry = entry.after(j);
-                        *sum = N::splat(*input.add(entry.offset())).mul_add(N::load(entry.weights()), *sum);
+                        *sum = N::splat(*entry.pixels(input)).mul_add(N::load(entry.weights()), *sum);
                     }
-                    entry = entry.after(4);
+                    entry = entry.after(4).passing(unknown);
                     left -= 4;
                 }
                 while left > 0 {
-                    sums[0] = N::splat(*input.add(entry.offset())).mul_add(N::load(entry.weights()), sums[0]);
+                    sums[0] = N::splat(*entry.pixels(input)).mul_add(N::load(entry.weights()), sums[0]);
                     entry = entry.after(1);
                     left -= 1;
                 }

@@ -86,6 +86,12 @@ impl Input {
 
     /// The picture cropped and resized: `[height][width][3]` bytes.
     pub fn prepare(&self, picture: &Picture) -> Vec<u8> {
+        let (width, height) = (picture.width(), picture.height());
+        if let (Some(rgb), 3) = (picture.samples8(), picture.channels())
+            && let Some(same) = self.copied(width, height, rgb)
+        {
+            return same;
+        }
         self.resample((picture.width(), picture.height()), &mut |crop, y, row| {
             let columns = crop.x..crop.x + crop.width;
             picture.rgb_row(crop.y + y, columns.clone(), row);
@@ -107,10 +113,24 @@ impl Input {
         if wanted == 0 || wanted != rgb.len() {
             return Err(Error::Samples { width, height, channels: 3, wanted, found: rgb.len() });
         }
-        Ok(self.resample((width, height), &mut |crop, y, row| {
-            let samples = &rgb[((crop.y + y) * width + crop.x) * 3..][..crop.width * 3];
-            row.iter_mut().zip(samples).for_each(|(value, sample)| *value = sample.to_unit());
+        Ok(self.copied(width, height, rgb).unwrap_or_else(|| {
+            self.resample((width, height), &mut |crop, y, row| {
+                let samples = &rgb[((crop.y + y) * width + crop.x) * 3..][..crop.width * 3];
+                row.iter_mut().zip(samples).for_each(|(value, sample)| *value = sample.to_unit());
+            })
         }))
+    }
+
+    /// The crop of `[height][width][3]` bytes, if it is as large as the input: no filter changes it then.
+    fn copied(&self, width: usize, height: usize, rgb: &[u8]) -> Option<Vec<u8>> {
+        let crop = self.crop(width, height);
+        let rows = rgb.chunks_exact(width * 3).skip(crop.y).take(crop.height);
+        if (crop.width, crop.height) != (self.width, self.height) {
+            return None;
+        }
+        let mut out = Vec::with_capacity(crop.width * crop.height * 3);
+        rows.for_each(|row| out.extend_from_slice(&row[crop.x * 3..][..crop.width * 3]));
+        Some(out)
     }
 
     /// Prepared bytes as planar numbers: `[3][height][width]`.
@@ -189,6 +209,17 @@ mod tests {
         assert_eq!(input.prepare(&Picture::from_rgba8(w, h, opaque).unwrap()), wanted);
         let deep = Samples::Sixteen(rgb.iter().map(|&v| u16::from(v) * 257).collect());
         assert_eq!(input.prepare(&Picture::new(w, h, Color::Rgb, false, deep).unwrap()), wanted);
+    }
+
+    #[test]
+    fn a_crop_of_the_right_size_is_copied() {
+        let (input, rgb) = (input(14, 14, 0.875), noise(19, 16));
+        let wanted: Vec<u8> = (1..15).flat_map(|y| &rgb[(y * 19 + 2) * 3..][..14 * 3]).copied().collect();
+        assert_eq!(input.prepare_rgb(19, 16, &rgb).unwrap(), wanted);
+        assert_eq!(input.prepare(&Picture::from_rgb8(19, 16, rgb.clone()).unwrap()), wanted);
+        // What resamples gives the same.
+        let deep = Samples::Sixteen(rgb.iter().map(|&v| u16::from(v) * 257).collect());
+        assert_eq!(input.prepare(&Picture::new(19, 16, Color::Rgb, false, deep).unwrap()), wanted);
     }
 
     #[test]
