@@ -10,7 +10,7 @@
 // times so that V8 has optimised its module, and waits. Then rounds are played in which each contender has one burst of
 // runs, so that a change of the machine's load meets all of them. The figures are the median and the minimum over all
 // runs, of wall time and in Node of the process's CPU time. A run starts with an f32 array and ends with the scores as
-// an f32 array; for Supple it starts with a picture's samples, so that shrinking the picture is included. On a busy
+// an f32 array; for Supple it starts with a picture's samples, so that cutting it to the network's size is included. On a busy
 // Linux machine run the script under `chrt -f 1`, which the Node processes and Chromium inherit.
 //
 // Relaxed SIMD: Chromium has it from 114, Node from 21; Node 20 needs `--experimental-wasm-relaxed-simd`, which the

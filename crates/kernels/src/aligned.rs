@@ -163,7 +163,9 @@ mod tests {
 
     #[test]
     fn starts_on_a_cache_line_and_is_zero() {
-        for len in [0, 1, 15, 1000, LARGE / 4, LARGE / 4 + 1, CHUNK / 8, CHUNK / 8 + 1, CHUNK] {
+        // Without huge pages all sizes go one way; and Node 20 does not survive it when a module grows by 32 MB at a time.
+        let lens = [0, 1, 15, 1000, LARGE / 4, LARGE / 4 + 1, CHUNK / 8, CHUNK / 8 + 1, CHUNK];
+        for len in lens.into_iter().filter(|&len| HUGE_PAGES || len < CHUNK / 8) {
             let buf = AlignedBuf::zeroed(len);
             assert_eq!(buf.len(), len);
             assert!(len == 0 || (buf.as_ptr() as usize).is_multiple_of(ALIGN));
