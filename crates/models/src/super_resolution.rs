@@ -70,6 +70,11 @@ pub trait SuperResolution: Send + Sync {
         None
     }
 
+    /// Whether a pass always covers a whole picture: its memory is not the host's, and windows would be computed elsewhere.
+    fn holds_whole_pictures(&self) -> bool {
+        false
+    }
+
     /// How many output pixels a side of an input pixel becomes.
     fn scale(&self) -> usize;
 

@@ -6,7 +6,7 @@
 use crate::picture::{self, Limits, Picture};
 use crate::resample::matlab::imresize;
 use crate::resample::{Filter, resize};
-use crate::{Cpu, Error, Isa, Upscaler, UpscalerOptions, compress, compute, evaluate};
+use crate::{Cpu, DeviceChoice, Error, Isa, Precision, Upscaler, UpscalerOptions, compress, compute, evaluate};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -181,7 +181,10 @@ impl Observer for Watch<'_> {
         if self.validate.is_empty() {
             return Ok(None);
         }
-        let upscaler = Upscaler::open_with(weights, UpscalerOptions { threads: self.threads, ..Default::default() })?;
+        // On the CPU in f32, so that a run's metrics are the same on every machine.
+        let (threads, device, precision) = (self.threads, DeviceChoice::Cpu, Precision::F32);
+        let options = UpscalerOptions { threads, device, precision, ..UpscalerOptions::default() };
+        let upscaler = Upscaler::open_with(weights, options)?;
         let candidate = evaluate::Candidate::Network(&upscaler);
         let found = evaluate::sr(&self.validate, self.scale, candidate, &mut |_| true)?;
         self.psnr = Some(found.mean.psnr_y);

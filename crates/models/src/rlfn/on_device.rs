@@ -149,6 +149,10 @@ impl SuperResolution for RlfnOnDevice {
         Some(format!("{}, {}", self.device.name(), self.dtype))
     }
 
+    fn holds_whole_pictures(&self) -> bool {
+        true
+    }
+
     fn scale(&self) -> usize {
         self.cpu.scale()
     }
@@ -173,12 +177,8 @@ impl SuperResolution for RlfnOnDevice {
         self.cpu.alignment()
     }
 
-    /// What the host holds: the picture's values, in and out.
     fn working_memory(&self, cpu: &Cpu, window: &Window) -> usize {
-        if window.columns_len() < window.width {
-            return self.cpu.working_memory(cpu, window);
-        }
-        0
+        self.cpu.working_memory(cpu, window)
     }
 
     fn run(&self, cpu: &Cpu, window: &Window, source: &mut Source<'_>, sink: &mut Sink<'_>) -> Result<(), Error> {

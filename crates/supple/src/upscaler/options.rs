@@ -3,7 +3,7 @@
 use crate::{Cpu, DeviceChoice, Error, compute};
 use supple_models::Precision;
 
-/// How to enlarge. The result depends on `precision`, `tta` and `wrap` only.
+/// How to enlarge. The result depends on `precision`, `device`, `tta` and `wrap` only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpscalerOptions {
     /// How exact the arithmetic has to be.

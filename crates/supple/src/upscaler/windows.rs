@@ -37,7 +37,8 @@ fn cut(network: &dyn SuperResolution, width: usize, height: usize, columns: usiz
         .collect()
 }
 
-/// The fewest windows that need no more than `budget` bytes each, or of `tile` columns.
+/// The fewest windows that need no more than `budget` bytes each, or of `tile` columns; one for a network that holds whole
+/// pictures.
 pub(super) fn plan(
     network: &dyn SuperResolution,
     cpu: &Cpu,
@@ -45,6 +46,9 @@ pub(super) fn plan(
     budget: u64,
     tile: Option<usize>,
 ) -> Vec<Cut> {
+    if network.holds_whole_pictures() {
+        return vec![Cut { core: 0..width, window: Window::whole(width, height) }];
+    }
     if let Some(tile) = tile {
         return cut(network, width, height, tile.max(32));
     }
@@ -57,5 +61,61 @@ pub(super) fn plan(
             return cuts;
         }
         count += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use supple_models::{Error, Sink, Source};
+
+    /// A network that only says how it wants to be cut.
+    struct Strips {
+        holds_whole_pictures: bool,
+    }
+
+    impl SuperResolution for Strips {
+        fn name(&self) -> &str {
+            "sized"
+        }
+        fn holds_whole_pictures(&self) -> bool {
+            self.holds_whole_pictures
+        }
+        fn scale(&self) -> usize {
+            2
+        }
+        fn parameters(&self) -> (usize, usize) {
+            (0, 0)
+        }
+        fn macs(&self, _: usize, _: usize) -> u64 {
+            0
+        }
+        fn min_side(&self) -> usize {
+            1
+        }
+        fn halo(&self) -> usize {
+            8
+        }
+        fn alignment(&self) -> usize {
+            4
+        }
+        fn working_memory(&self, _: &Cpu, window: &Window) -> usize {
+            window.columns_len() * 1000
+        }
+        fn run(&self, _: &Cpu, _: &Window, _: &mut Source<'_>, _: &mut Sink<'_>) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_network_that_holds_whole_pictures_is_never_cut() {
+        let cpu = Cpu::new(crate::Isa::Scalar, 1);
+        let cuts = |holds_whole_pictures, budget, tile| {
+            plan(&Strips { holds_whole_pictures }, &cpu, (1000, 10), budget, tile).len()
+        };
+        for (budget, tile) in [(1, None), (u64::MAX, Some(32))] {
+            assert!(cuts(false, budget, tile) > 1);
+            assert_eq!(cuts(true, budget, tile), 1);
+        }
     }
 }
