@@ -35,7 +35,7 @@ pub fn toolchain() -> anyhow::Result<PathBuf> {
     let installed = run(pip.arg(&partial).args(WHEELS.split_whitespace()));
     if let Err(error) = installed {
         let _ = fs::remove_dir_all(&partial);
-        return Err(error.context("cannot install NVIDIA's wheels (about 150 MB) with pip"));
+        return Err(error.context("cannot install NVIDIA's wheels (about 270 MB, unpacked) with pip"));
     }
     fs::rename(&partial, &folder).with_context(|| format!("cannot make {}", folder.display()))?;
     if !nvcc.is_file() {

@@ -40,11 +40,10 @@ __host__ __device__ inline int permuted(int tile, int n, int tiles) {
   return group * 32 + n / 2 * 4 + tile % 2 * 2 + n % 2;
 }
 
-// From w[out][in][taps], f32, row-major: `transposed` exchanges the roles of in and out and turns the taps round, which is
-// the weight of the gradient with regard to the input. `permute` is 1 for permuted tiles of channels out, 2 of channels in, 3 of
+// From w[out][in][taps], f32, row-major. `permute` is 1 for permuted tiles of channels out, 2 of channels in, 3 of
 // both, 4 of channels out within each pair of tiles.
 template <class T>
-__device__ void pack_weights(int in, int out, int taps, int pairs, int transposed, int permute, const float *w, T *packed) {
+__device__ void pack_weights(int in, int out, int taps, int pairs, int permute, const float *w, T *packed) {
   const int chunks = (in + 15) / 16;
   const int64_t total = int64_t(taps) * chunks * pairs * 32 * 8;
   for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < total; i += int64_t(gridDim.x) * blockDim.x) {
@@ -57,18 +56,17 @@ __device__ void pack_weights(int in, int out, int taps, int pairs, int transpose
                   : permute & 4 ? pair * 16 + permuted(e / 4, out_column, 2)
                                 : out_tile * 8 + out_column;
     float v = 0.0f;
-    if (c < in && o < out)
-      v = transposed ? w[(int64_t(c) * out + o) * taps + (taps - 1 - tap)] : w[(int64_t(o) * in + c) * taps + tap];
+    if (c < in && o < out) v = w[(int64_t(o) * in + c) * taps + tap];
     packed[i] = down<T>(v);
   }
 }
-extern "C" __global__ void pack_weights_f16(int in, int out, int taps, int pairs, int transposed, int permute, const float *w,
+extern "C" __global__ void pack_weights_f16(int in, int out, int taps, int pairs, int permute, const float *w,
                                             f16 *to) {
-  pack_weights(in, out, taps, pairs, transposed, permute, w, to);
+  pack_weights(in, out, taps, pairs, permute, w, to);
 }
-extern "C" __global__ void pack_weights_bf16(int in, int out, int taps, int pairs, int transposed, int permute, const float *w,
+extern "C" __global__ void pack_weights_bf16(int in, int out, int taps, int pairs, int permute, const float *w,
                                              bf16 *to) {
-  pack_weights(in, out, taps, pairs, transposed, permute, w, to);
+  pack_weights(in, out, taps, pairs, permute, w, to);
 }
 
 // ------------------------------------------------------------------------------------------------------------------ tiles

@@ -221,8 +221,8 @@ impl PackedConv {
                     Way::Part(Packing::Gate) => 4,
                     _ => 0,
                 };
-                let (pairs, transposed, to) = (pairs as i32, 0i32, packed.pointer());
-                let arguments = arguments![fan, outputs, taps_i, pairs, transposed, permute, from, to];
+                let (pairs, to) = (pairs as i32, packed.pointer());
+                let arguments = arguments![fan, outputs, taps_i, pairs, permute, from, to];
                 // SAFETY: the kernel takes these types, reads the weight that was checked and writes `elements` elements.
                 unsafe { gpu.launch(kernel, Grid::flat(elements), arguments, &describe)? };
                 packed

@@ -7,6 +7,14 @@ pub enum Error {
     /// There is no NVIDIA driver.
     #[error("no GPU: there is no NVIDIA driver on this machine")]
     NoDriver,
+    /// The driver is older than the kernels.
+    #[error("no GPU: the NVIDIA driver is of CUDA {found}, supple wants {wanted} or newer")]
+    OldDriver {
+        /// CUDA version of the driver.
+        found: String,
+        /// The least that will do.
+        wanted: String,
+    },
     /// The driver finds no GPU of this number.
     #[error("there is no GPU {ordinal}: the driver finds {count}")]
     NoDevice {

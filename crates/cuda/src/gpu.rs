@@ -46,8 +46,8 @@ pub(crate) struct Function(pub(crate) sys::CUfunction);
 // SAFETY: a function is a handle of the driver, which may be used from any thread.
 unsafe impl Send for Function {}
 
-/// Static shared memory of those kernels that take dynamic shared memory too, at most.
-const STATIC_SHARED: usize = 0;
+/// The least CUDA version of a driver, as drivers count: the kernels' compiler and the functions looked up are of 13.0.
+const DRIVER: i32 = 13_000;
 
 impl Gpu {
     /// How many GPUs the driver finds; 0 without a driver.
@@ -68,6 +68,12 @@ impl Gpu {
         }
         if !driver_is_present() {
             return Err(Error::NoDriver);
+        }
+        let mut version = 0;
+        // SAFETY: writes the version; every driver has this function, and answers before anything is initialised.
+        unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(|e| driver("asking for the version", e))?;
+        if version < DRIVER {
+            return Err(Error::OldDriver { found: version_text(version), wanted: version_text(DRIVER) });
         }
         let count = Gpu::count();
         if ordinal >= count {
@@ -188,8 +194,7 @@ impl Gpu {
             match unsafe { result::module::get_function(module.0, symbol.clone()) } {
                 Ok(function) => {
                     let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-                    // What a kernel has of static shared memory counts too.
-                    let dynamic = self.inner.shared.saturating_sub(STATIC_SHARED) as i32;
+                    let dynamic = self.inner.shared as i32;
                     // SAFETY: the function belongs to a loaded module. A kernel that refuses needs no more than the default.
                     let _ = unsafe { result::function::set_function_attribute(function, attribute, dynamic) };
                     functions.insert(name, Function(function));
@@ -226,10 +231,25 @@ fn driver_is_present() -> bool {
     unsafe { sys::is_culib_present() }
 }
 
+/// A CUDA version as people write it.
+fn version_text(version: i32) -> String {
+    format!("{}.{}", version / 1000, version % 1000 / 10)
+}
+
 /// An [`Error::Driver`].
 pub(crate) fn driver(what: &str, error: DriverError) -> Error {
     let text =
         |s: Result<&std::ffi::CStr, DriverError>| s.map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
     let message = format!("{} ({})", text(error.error_string()), text(error.error_name()));
     Error::Driver { what: what.into(), message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version_text;
+
+    #[test]
+    fn versions_read_as_people_write_them() {
+        assert_eq!([11_080, 12_040, 13_000].map(version_text), ["11.8", "12.4", "13.0"]);
+    }
 }

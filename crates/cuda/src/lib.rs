@@ -5,8 +5,8 @@
 //! * one module a family of kernels ([`elementwise`], [`conv`], [`pooling`], ...): functions that check every shape against
 //!   the memory it is said to lie in, and launch.
 //!
-//! Work is queued on one stream in the order of the calls; only [`Gpu::download`] and [`Gpu::synchronize`] wait. The driver and
-//! cuBLASLt are opened at run time: a program with this crate in it starts on machines without either.
+//! Work is queued on one stream in the order of the calls; only [`Gpu::download`] and [`Gpu::synchronize`] wait. The driver is
+//! opened at run time: a program with this crate in it starts on machines without one.
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("CUDA needs a 64-bit host");

@@ -236,6 +236,7 @@ impl Error {
                 supple_tensor::GpuError::NoKernels => {
                     "cargo xtask cuda-toolchain installs nvcc, then build again; --device cpu runs without a GPU".into()
                 }
+                supple_tensor::GpuError::OldDriver { .. } => "update the driver; --device cpu runs without a GPU".into(),
                 supple_tensor::GpuError::OutOfMemory { .. } => "--device cpu works in any memory".into(),
                 _ => "--device auto or cpu runs without a GPU".into(),
             },

@@ -3,7 +3,7 @@
 use crate::{DType, Device, Dims, Error, Tensor};
 use std::fmt;
 
-/// A function of one `f32` tensor that a GPU replays as one graph; elsewhere it is called each time.
+/// A function of one `f32` tensor that a GPU replays as one graph. The CPU has nothing to gain from it, and refuses.
 pub struct Recorded {
     input: Tensor,
     output: Tensor,
