@@ -13,6 +13,7 @@ mod architecture;
 mod average;
 mod checkpoint;
 mod error;
+mod file;
 mod gradients;
 mod loader;
 pub mod loss;

@@ -1,6 +1,7 @@
 //! Metrics as JSON lines: one object a line, appended as training goes on, so that a reader sees each as it comes.
 
 use crate::Error;
+use crate::file::write_whole;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -49,10 +50,7 @@ impl Metrics {
                 kept += &line(&metric);
             }
         }
-        // Whole or not at all, like checkpoints.
-        let partial = path.with_extension("jsonl.part");
-        std::fs::write(&partial, kept).map_err(Error::io(&partial, "write"))?;
-        std::fs::rename(&partial, path).map_err(Error::io(path, "write"))?;
+        write_whole(path, &kept)?;
         let file = OpenOptions::new().append(true).open(path).map_err(Error::io(path, "write"))?;
         Ok(Metrics { path: path.into(), file })
     }

@@ -4,6 +4,7 @@
 //! `weights.safetensors` (what the streaming pass loads: the moving average, if there is one) and, of every finished stage but
 //! the last, `stage1.safetensors` and so on.
 
+use crate::file::write_whole;
 use crate::loader::Plan;
 use crate::loss::Loss;
 use crate::metrics::{Metric, Metrics};
@@ -98,8 +99,7 @@ pub fn train(
         }
         State::resume(architecture, found, &recipe.stages)?
     } else {
-        let path = folder.join("recipe.toml");
-        std::fs::write(&path, recipe.to_toml()?).map_err(Error::io(&path, "write"))?;
+        write_whole(&folder.join("recipe.toml"), &recipe.to_toml()?)?;
         State::begin(&first, &first.start(recipe, device)?, 0, &recipe.stages[0])?
     };
     let metrics = Metrics::resume(&folder.join("metrics.jsonl"), state.stage + 1, state.step)?;
