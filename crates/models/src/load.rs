@@ -4,7 +4,7 @@
 use crate::ditn::{self, Ditn};
 use crate::rlfn::{self, Rlfn};
 use crate::{Error, Precision, SuperResolution};
-use supple_tensor::{Cpu, DType, Device};
+use supple_tensor::{Cpu, Device};
 use supple_weights::Weights;
 
 /// Where a super-resolution network runs.
@@ -28,20 +28,33 @@ pub fn load_on(
     weights: &Weights,
     precision: Precision,
 ) -> Result<Box<dyn SuperResolution>, Error> {
-    // Web pages have none, and modules for them are to be small.
-    let device = if cfg!(target_arch = "wasm32") { None } else { placement.device.as_ref() };
-    let Some(device) = device else { return load(cpu, weights, precision) };
+    match &placement.device {
+        #[cfg(feature = "cuda")]
+        Some(device @ Device::Cuda(_)) => load_on_gpu(cpu, device, placement.fall_back, weights, precision),
+        _ => load(cpu, weights, precision),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn load_on_gpu(
+    cpu: &Cpu,
+    device: &Device,
+    fall_back: bool,
+    weights: &Weights,
+    precision: Precision,
+) -> Result<Box<dyn SuperResolution>, Error> {
+    use supple_tensor::DType;
     if rlfn::recognises(weights) {
         let network = Rlfn::load(cpu, weights, precision)?;
         let dtype = if precision == Precision::F32 { DType::F32 } else { DType::F16 };
-        match rlfn::RlfnOnDevice::load(network, device, dtype, weights, placement.fall_back) {
+        match rlfn::RlfnOnDevice::load(network, device, dtype, weights, fall_back) {
             Ok(network) => return Ok(Box::new(network)),
-            Err(error) if !placement.fall_back => return Err(error),
+            Err(error) if !fall_back => return Err(error),
             Err(_) => return load(cpu, weights, precision),
         }
     }
     let network = load(cpu, weights, precision)?;
-    if placement.fall_back { Ok(network) } else { Err(Error::NotOnDevice { network: network.name().into() }) }
+    if fall_back { Ok(network) } else { Err(Error::NotOnDevice { network: network.name().into() }) }
 }
 
 /// Loads the super-resolution network in `weights`, packed for `cpu`.

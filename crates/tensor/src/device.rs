@@ -76,6 +76,7 @@ impl Device {
     }
 
     /// The processor, if it is that; operators that a GPU lacks ask for it.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "there is nothing but the CPU"))]
     pub(crate) fn cpu_device(&self, op: &'static str) -> Result<&CpuDevice, Error> {
         match self {
             Device::Cpu(device) => Ok(device),

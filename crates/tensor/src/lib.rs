@@ -21,6 +21,7 @@ mod error;
 mod layout;
 pub mod ops;
 mod random;
+#[cfg(feature = "cuda")]
 mod recorded;
 pub mod rows;
 mod tensor;
@@ -33,6 +34,7 @@ pub use dtype::{DType, Element};
 pub use error::Error;
 pub use layout::{ALIGNMENT, Layout, RowLayout};
 pub use random::Random;
+#[cfg(feature = "cuda")]
 pub use recorded::Recorded;
 #[cfg(feature = "cuda")]
 pub use supple_cuda::Error as GpuError;

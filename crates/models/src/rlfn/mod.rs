@@ -23,6 +23,7 @@
 
 mod definition;
 mod load;
+#[cfg(feature = "cuda")]
 mod on_device;
 mod pass;
 mod prune;
@@ -37,6 +38,7 @@ use supple_tensor::kernels::spatial_attention::Gate;
 
 pub use definition::Definition;
 pub use load::recognises;
+#[cfg(feature = "cuda")]
 pub use on_device::RlfnOnDevice;
 pub use prune::prune_channels;
 
