@@ -115,8 +115,18 @@ impl SparseLayer {
         &self.feed
     }
 
-    /// Floats of scratch that [`run`](Self::run) wants.
+    /// Floats of scratch that [`run`](Self::run) wants: what the feed takes, and a tile for each thread.
     pub fn scratch_len(&self) -> usize {
+        self.feeding_len() + self.threads * self.tile_len()
+    }
+
+    /// Floats of a thread's tile.
+    fn tile_len(&self) -> usize {
+        self.packed.gathered_len().next_multiple_of(16)
+    }
+
+    /// Floats of scratch that the feed takes, on all threads.
+    fn feeding_len(&self) -> usize {
         let own = match &self.feed {
             Feed::Depthwise(depthwise, _) => depthwise.scratch_len(self.band).next_multiple_of(16),
             _ => 0,
@@ -156,68 +166,64 @@ impl SparseLayer {
         assert!(output.len() >= needed && height * width <= self.out_plane, "the layer writes {needed} floats");
         assert!(scratch.len() >= self.scratch_len() && pool.threads() <= self.threads, "scratch of the layer");
         assert!(epilogue.residual.is_none_or(|(residual, _)| residual.len() >= needed), "residual of the layer");
-        let output = SendPtr(output.as_mut_ptr());
+        let (scratch, tiles) = scratch[..self.scratch_len()].split_at_mut(self.feeding_len());
+        let to = Target { output: SendPtr(output.as_mut_ptr()), tiles: SendPtr(tiles.as_mut_ptr()) };
         match &self.feed {
-            Feed::Planes { .. } => self.whole_planes(pool, input, output, epilogue),
-            _ if self.by_bands() => self.by_band(pool, input, output, epilogue, scratch),
-            _ => self.in_two_phases(pool, input, output, epilogue, scratch),
+            Feed::Planes { .. } => self.whole_planes(pool, input, to, epilogue),
+            _ if self.by_bands() => self.by_band(pool, input, to, epilogue, scratch),
+            _ => self.in_two_phases(pool, input, to, epilogue, scratch),
         }
     }
 
-    /// One product of `pixels` (from the first of `input`) that lie `at` floats into each plane of the output.
+    /// One product of `rows`, from the first of `input` on, by one of the pool's workers.
     fn product(
         &self,
+        worker: usize,
         input: &[f32],
-        output: SendPtr<f32>,
-        at: usize,
+        to: Target,
         rows: Rows,
         epilogue: Epilogue<'_>,
         blocks: Range<usize>,
     ) {
-        let Rows { count, width, input_row } = rows;
+        let Rows { count, width, input_row, at } = rows;
         let product = Product { rows: count, width, input_row, output_row: self.size[1], output_plane: self.out_plane };
         let residual = epilogue.residual.map(|(residual, range)| (&residual[at..], range));
         let epilogue = Epilogue { residual, ..epilogue };
-        // SAFETY: `run` checked that the planes hold all pixels; tasks differ in pixels or in blocks.
+        // SAFETY: `run` checked that the planes hold all pixels, and that there is a tile for each worker; tasks differ in pixels
+        // or in blocks.
         unsafe {
-            let output = output.get().add(at);
-            multiply_at(&self.packed, product, input, output, epilogue, blocks);
+            let output = to.output.get().add(at);
+            let tile = to.tiles.get().add(worker * self.tile_len());
+            multiply_at(&self.packed, product, input, output, epilogue, blocks, tile);
         }
     }
 
-    fn whole_planes(&self, pool: &ThreadPool, input: &[f32], output: SendPtr<f32>, epilogue: Epilogue<'_>) {
+    fn whole_planes(&self, pool: &ThreadPool, input: &[f32], to: Target, epilogue: Epilogue<'_>) {
         let pixels = self.size[0] * self.size[1];
         if self.band >= PIXELS || self.threads == 1 {
-            pool.run(pixels.div_ceil(self.band), &|task, _| {
-                let start = task * self.band;
-                let rows = Rows { count: 1, width: self.band.min(pixels - start), input_row: 0 };
-                self.product(&input[start..], output, start, rows, epilogue, 0..self.packed.blocks());
+            pool.run(pixels.div_ceil(self.band), &|task, worker| {
+                let at = task * self.band;
+                let rows = Rows { count: 1, width: self.band.min(pixels - at), input_row: 0, at };
+                self.product(worker, &input[at..], to, rows, epilogue, 0..self.packed.blocks());
             });
             return;
         }
-        self.by_blocks(pool, &|blocks| {
-            let rows = Rows { count: 1, width: pixels, input_row: 0 };
-            self.product(input, output, 0, rows, epilogue, blocks);
+        self.by_blocks(pool, &|worker, blocks| {
+            let rows = Rows { count: 1, width: pixels, input_row: 0, at: 0 };
+            self.product(worker, input, to, rows, epilogue, blocks);
         });
     }
 
-    /// Calls `task` for groups of blocks.
-    fn by_blocks(&self, pool: &ThreadPool, task: &(dyn Fn(Range<usize>) + Sync)) {
+    /// Calls `task` with a worker and a group of blocks, for all groups.
+    fn by_blocks(&self, pool: &ThreadPool, task: &(dyn Fn(usize, Range<usize>) + Sync)) {
         let blocks = self.packed.blocks();
         let group = blocks.div_ceil(4 * pool.threads());
-        pool.run(blocks.div_ceil(group), &|i, _| task(i * group..((i + 1) * group).min(blocks)));
+        pool.run(blocks.div_ceil(group), &|i, worker| task(worker, i * group..((i + 1) * group).min(blocks)));
     }
 
-    fn by_band(
-        &self,
-        pool: &ThreadPool,
-        input: &[f32],
-        output: SendPtr<f32>,
-        epilogue: Epilogue<'_>,
-        scratch: &mut [f32],
-    ) {
+    fn by_band(&self, pool: &ThreadPool, input: &[f32], to: Target, epilogue: Epilogue<'_>, scratch: &mut [f32]) {
         let [height, width] = self.size;
-        let share = self.scratch_len() / self.threads;
+        let share = self.feeding_len() / self.threads;
         let scratch = SendPtr(scratch.as_mut_ptr());
         pool.run(height.div_ceil(self.band), &|task, worker| {
             // SAFETY: each worker has a share of its own, within what `run` checked.
@@ -226,18 +232,12 @@ impl SparseLayer {
             let rows = task * self.band..((task + 1) * self.band).min(height);
             // SAFETY: `feed` is this worker's, and as long as a band needs.
             unsafe { self.fill(input, rows.clone(), 0..self.channels, SendPtr(feed.as_mut_ptr()), own) };
-            self.product(feed, output, rows.start * width, self.fed(rows.len()), epilogue, 0..self.packed.blocks());
+            let fed = Rows { at: rows.start * width, ..self.fed(rows.len()) };
+            self.product(worker, feed, to, fed, epilogue, 0..self.packed.blocks());
         });
     }
 
-    fn in_two_phases(
-        &self,
-        pool: &ThreadPool,
-        input: &[f32],
-        output: SendPtr<f32>,
-        epilogue: Epilogue<'_>,
-        scratch: &mut [f32],
-    ) {
+    fn in_two_phases(&self, pool: &ThreadPool, input: &[f32], to: Target, epilogue: Epilogue<'_>, scratch: &mut [f32]) {
         let height = self.size[0];
         let (feed, own) = scratch.split_at_mut(self.feed_len());
         let share = own.len() / self.threads;
@@ -251,14 +251,14 @@ impl SparseLayer {
             unsafe { self.fill(input, 0..height, channels, target, own) };
         });
         let feed = &*feed;
-        self.by_blocks(pool, &|blocks| self.product(feed, output, 0, self.fed(height), epilogue, blocks));
+        self.by_blocks(pool, &|worker, blocks| self.product(worker, feed, to, self.fed(height), epilogue, blocks));
     }
 
     /// The rows of the product for a band of `count` rows.
     fn fed(&self, count: usize) -> Rows {
         match &self.feed {
-            Feed::Phases(phases) => Rows { count, width: self.size[1], input_row: phases.output_row() },
-            _ => Rows { count: 1, width: count * self.size[1], input_row: 0 },
+            Feed::Phases(phases) => Rows { count, width: self.size[1], input_row: phases.output_row(), at: 0 },
+            _ => Rows { count: 1, width: count * self.size[1], input_row: 0, at: 0 },
         }
     }
 
@@ -294,12 +294,20 @@ impl SparseLayer {
     }
 }
 
-/// Rows of pixels that a product reads.
+/// Rows of pixels that a product reads, and how many floats into each plane of the output their results lie.
 #[derive(Clone, Copy)]
 struct Rows {
     count: usize,
     width: usize,
     input_row: usize,
+    at: usize,
+}
+
+/// What products write: the output, and a tile for each worker.
+#[derive(Clone, Copy)]
+struct Target {
+    output: SendPtr<f32>,
+    tiles: SendPtr<f32>,
 }
 
 /// Rows of a band, where a row of the feed has `row` floats: as many as fit the cache, so that few vectors are partly

@@ -246,6 +246,11 @@ impl PackedSparse {
         }
     }
 
+    /// Floats that a product needs to gather a tile; none where tiles are read in place.
+    pub(super) fn gathered_len(&self) -> usize {
+        self.columns_at.len() * self.pixels()
+    }
+
     /// Pixels of a tile.
     pub(super) fn pixels(&self) -> usize {
         self.vectors * lanes(self.isa)

@@ -8,7 +8,6 @@ use crate::AlignedBuf;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::ptr::null_mut;
 
 /// What happens to a sum before it is stored.
 #[derive(Clone, Copy, Debug)]
@@ -54,8 +53,10 @@ pub fn multiply(
 ) {
     let written = product.written(packed);
     assert!(output.len() >= written, "the product writes {written} floats of {}", output.len());
-    // SAFETY: the output is as long as it has to be, and this is the only reference to it.
-    unsafe { multiply_at(packed, product, input, output.as_mut_ptr(), epilogue, blocks) }
+    // Layers bring room for a tile in their scratch.
+    let mut tile = AlignedBuf::zeroed(packed.gathered_len());
+    // SAFETY: the output is as long as it has to be, and this is the only reference to it; so is the tile.
+    unsafe { multiply_at(packed, product, input, output.as_mut_ptr(), epilogue, blocks, tile.as_mut_ptr()) }
 }
 
 impl Product {
@@ -71,7 +72,8 @@ impl Product {
 /// [`multiply`] into memory that others may write elsewhere in at the same time.
 ///
 /// # Safety
-/// The pixels of `product` in the channels of `blocks` must be writable, and nobody else may use them meanwhile.
+/// The pixels of `product` in the channels of `blocks` must be writable, and nobody else may use them meanwhile; the same holds for
+/// [`gathered_len`](PackedSparse::gathered_len) floats at `gathered`.
 ///
 /// # Panics
 /// If the blocks or the input do not fit.
@@ -82,6 +84,7 @@ pub(super) unsafe fn multiply_at(
     output: *mut f32,
     epilogue: Epilogue<'_>,
     blocks: Range<usize>,
+    gathered: *mut f32,
 ) {
     let Product { rows, width, input_row, .. } = product;
     assert!(blocks.start <= blocks.end && blocks.end <= packed.blocks(), "blocks {blocks:?}");
@@ -91,8 +94,6 @@ pub(super) unsafe fn multiply_at(
     let read = packed.highest() + (rows - 1) * input_row + width + super::PADDING;
     assert!(input.len() >= read, "the product reads {read} floats of {}", input.len());
     assert!(epilogue.residual.is_none_or(|(residual, _)| residual.len() >= product.written(packed)), "residual");
-    let mut tile = AlignedBuf::zeroed(packed.columns_at.len() * packed.pixels());
-    let gathered = if tile.is_empty() { null_mut() } else { tile.as_mut_ptr() };
     let kernel = Multiply { packed, product, input, output, epilogue, blocks, gathered };
     // SAFETY: the weights were packed for an instruction set that this CPU has; lengths were checked just now, and the
     // caller vouches for the output.
@@ -112,7 +113,7 @@ struct Multiply<'a> {
     output: *mut f32,
     epilogue: Epilogue<'a>,
     blocks: Range<usize>,
-    /// Room for a tile of all columns, or null.
+    /// Room for a tile of all columns, if they are gathered.
     gathered: *mut f32,
 }
 
@@ -285,7 +286,7 @@ impl Multiply<'_> {
         // SAFETY: the pixel is one of the row; a column's vectors may end in the padding, and there is room for a tile.
         unsafe {
             let from = self.input.as_ptr().add(row * self.product.input_row + x);
-            if !GATHERS || self.gathered.is_null() {
+            if !GATHERS || self.packed.columns_at.is_empty() {
                 return from;
             }
             let mut to = self.gathered;
