@@ -2,6 +2,7 @@
 
 mod cross;
 mod cuda;
+mod drawings;
 mod licences;
 mod sr_data;
 #[cfg(feature = "web")]
@@ -22,8 +23,8 @@ usage: cargo xtask <command>
   cuda-toolchain
              install NVIDIA's compiler into the cache folder, for machines without one; builds then have CUDA kernels
   cuda       compile every CUDA kernel for one architecture, and check the Rust around them; needs no GPU
-  sr-data    gather photographs to train super-resolution on, from Debian's wallpaper packages (200 MB), in
-             pictures/train or the folder given
+  sr-data    gather pictures to train super-resolution on: photographs from Debian's wallpaper packages (200 MB), and
+             drawings of what they lack (text, grids, facades), in pictures/train or the folder given
   web        build the npm package and the page in web/dist";
 
 fn main() -> anyhow::Result<()> {

@@ -1,8 +1,8 @@
 //! Photographs to train super-resolution on, from Debian's wallpaper packages: downloaded by apt-get, taken out by dpkg-deb, and
 //! checked by their sums. `recipes/pictures/debian.tsv` lists them with their licences; pictures that networks are measured on
-//! (Set5, Set14, BSD100, Urban100, Kodak) are never among them.
+//! (Set5, Set14, BSD100, Urban100, Kodak) are never among them. Beside them lie drawings of what wallpapers lack.
 
-use crate::{command, output, root, run};
+use crate::{command, drawings, output, root, run};
 use anyhow::{Context, bail};
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,6 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const LIST: &str = include_str!("../../recipes/pictures/debian.tsv");
+
+/// Number of drawings: a tenth of the pixels, if photographs are made smaller by two. More are learnt by heart.
+const DRAWINGS: u64 = 40;
+/// The package that letters come from.
+const FONTS: &str = "fonts-dejavu-core";
 
 /// A line of the list.
 struct Entry<'a> {
@@ -41,19 +46,15 @@ pub fn gather(folder: &str) -> anyhow::Result<()> {
         packages.entry(entry.package).or_default().push(entry);
     }
     for (package, entries) in packages {
-        let _ = fs::remove_dir_all(&work);
-        fs::create_dir_all(&work)?;
-        let mut download = Command::new("apt-get");
-        if let Err(error) = run(download.args(["download", package]).current_dir(&work)) {
-            // What there is, is worth having.
-            println!("{package}: {error}");
-            missing += entries.len();
-            continue;
-        }
-        let archive = files(&work)?.into_iter().find(|file| file.extension().is_some_and(|end| end == "deb"));
-        let archive = archive.with_context(|| format!("{package}: apt-get left no archive"))?;
-        let version = output("dpkg-deb", &format!("--field {} Version", archive.display()))?.trim().to_owned();
-        run(command("dpkg-deb", "--extract").arg(&archive).arg(work.join("out")))?;
+        let version = match unpack(package, &work)? {
+            Ok(version) => version,
+            Err(problem) => {
+                // What there is, is worth having.
+                println!("{package}: {problem}");
+                missing += entries.len();
+                continue;
+            }
+        };
         let all = files(&work.join("out"))?;
         if let Some(copyright) = all.iter().find(|file| file.ends_with(format!("doc/{package}/copyright"))) {
             fs::copy(copyright, folder.join(format!("COPYRIGHT.{package}")))?;
@@ -71,10 +72,50 @@ pub fn gather(folder: &str) -> anyhow::Result<()> {
             manifest += &format!("{name}\t{package}\t{version}\t{}\t{sum}\n", entry.licence);
         }
     }
+    manifest += &draw(&folder, &work)?;
     let _ = fs::remove_dir_all(&work);
     fs::write(folder.join("manifest.tsv"), &manifest)?;
     println!("{} pictures in {}, {missing} not found", manifest.lines().count() - 1, folder.display());
     Ok(())
+}
+
+/// Downloads a package and unpacks it into `out` of a new folder `work`. Its version, or why it cannot be had.
+fn unpack(package: &str, work: &Path) -> anyhow::Result<anyhow::Result<String>> {
+    let _ = fs::remove_dir_all(work);
+    fs::create_dir_all(work)?;
+    if let Err(error) = run(Command::new("apt-get").args(["download", package]).current_dir(work)) {
+        return Ok(Err(error));
+    }
+    let archive = files(work)?.into_iter().find(|file| file.extension().is_some_and(|end| end == "deb"));
+    let archive = archive.with_context(|| format!("{package}: apt-get left no archive"))?;
+    let version = output("dpkg-deb", &format!("--field {} Version", archive.display()))?.trim().to_owned();
+    run(command("dpkg-deb", "--extract").arg(&archive).arg(work.join("out")))?;
+    Ok(Ok(version))
+}
+
+/// Makes the drawings, and returns their lines of the manifest. Without the fonts there is none of text.
+fn draw(folder: &Path, work: &Path) -> anyhow::Result<String> {
+    let fonts = match unpack(FONTS, work)? {
+        Ok(_) => files(&work.join("out"))?,
+        Err(problem) => {
+            println!("{FONTS}: {problem}");
+            Vec::new()
+        }
+    };
+    let fonts: Vec<Vec<u8>> = fonts
+        .iter()
+        .filter(|file| file.extension().is_some_and(|end| end == "ttf"))
+        .map(fs::read)
+        .collect::<Result<_, _>>()?;
+    let faces: Vec<_> = fonts.iter().filter_map(|font| ttf_parser::Face::parse(font, 0).ok()).collect();
+    let mut lines = String::new();
+    for number in 0..DRAWINGS {
+        let name = format!("drawing_{number:02}.png");
+        let file = folder.join(&name);
+        drawings::draw(number, &faces, &file)?;
+        lines += &format!("{name}\tdrawn by xtask\t-\town work\t{}\n", sum(&file)?);
+    }
+    Ok(lines)
 }
 
 /// All files below a folder.
