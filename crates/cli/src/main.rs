@@ -7,7 +7,9 @@ mod report;
 mod size;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use commands::{bench, classify, compare, completions, compress, doctor, eval, inspect, models, plot, train, upscale};
+use commands::{
+    bench, classify, compare, completions, compress, doctor, download, eval, inspect, models, plot, train, upscale,
+};
 use report::Exit;
 use std::process::ExitCode;
 
@@ -39,6 +41,7 @@ enum Command {
     Plot(plot::Args),
     Compare(compare::Args),
     Models(models::Args),
+    Download(download::Args),
     Inspect(inspect::Args),
     Doctor(doctor::Args),
     Eval(eval::Args),
@@ -55,6 +58,7 @@ fn run(command: &Command) -> anyhow::Result<Exit> {
         Command::Plot(args) => plot::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Models(args) => models::run(args),
+        Command::Download(args) => download::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Eval(args) => eval::run(args),

@@ -25,6 +25,7 @@ fn every_command_has_help_with_examples() {
         "models",
         "inspect",
         "doctor",
+        "download",
         "eval sr",
         "eval cnn",
         "bench sr",
@@ -85,6 +86,23 @@ fn doctor_tells_what_is_in_use() {
     // Either a GPU's name or the reason why there is none, and the same in both forms.
     let gpu = json["gpu"].as_str().xor(json["gpu_error"].as_str()).expect("one of the two");
     assert!(sandbox.run(&["doctor"]).exits(0).text().contains(gpu));
+}
+
+#[test]
+fn download_takes_what_the_cache_has_and_refuses_nonsense() {
+    let sandbox = Sandbox::new();
+    let download = |name: &str| {
+        let mut command = sandbox.command(&["download", name]);
+        // Nobody listens on port 9 of this machine.
+        command.env("HF_HUB_CACHE", sandbox.path("cache")).env("HF_ENDPOINT", "http://127.0.0.1:9");
+        common::finish(command.output().unwrap())
+    };
+    download("photo.jpg").exits(2).says("does not name a model").says("hint: hf:owner/name");
+    download("hf:owner/name").exits(1).says("hf:owner/name: cannot ask the hub").says("hint: check the connection");
+    sandbox.write("cache/models--owner--name/refs/main", b"c0ffee");
+    let file = sandbox.write("cache/models--owner--name/snapshots/c0ffee/m-Q4_K_M.gguf", b"GGUF");
+    assert_eq!(download("hf:owner/name").exits(0).text(), format!("{}\n", file.display()));
+    download("hf:owner/name:Q8_0").exits(1).says("cannot ask the hub");
 }
 
 #[test]

@@ -124,6 +124,10 @@ pub enum Error {
     #[cfg(feature = "files")]
     #[error(transparent)]
     Train(#[from] supple_train::Error),
+    /// The hub of models.
+    #[cfg(feature = "hub")]
+    #[error(transparent)]
+    Hub(Box<crate::hub::HubError>),
     /// A network whose arithmetic went wrong.
     #[error("the network {network} produced NaN or infinite values in output row {row}")]
     NotFinite {
@@ -202,6 +206,8 @@ impl Error {
             }
             #[cfg(feature = "files")]
             Error::Train(error) => error.hint()?,
+            #[cfg(feature = "hub")]
+            Error::Hub(error) => error.hint()?,
             Error::NotAPicture { .. } => format!("known formats: {}", PictureFormat::readable_names()),
             Error::Truncated { .. } => "copy or download the file again".into(),
             Error::TooManyPixels { width, height, .. } => {

@@ -29,6 +29,8 @@ pub mod compute;
 mod error;
 #[cfg(feature = "files")]
 pub mod evaluate;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod memory;
 pub mod metrics;
 pub mod models;

@@ -7,6 +7,7 @@ pub mod compare;
 pub mod completions;
 pub mod compress;
 pub mod doctor;
+pub mod download;
 pub mod eval;
 pub mod inputs;
 pub mod inspect;
