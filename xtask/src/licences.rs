@@ -21,6 +21,9 @@ const ALLOWED: [&str; 11] = [
     "Zlib",
 ];
 
+/// Crates that may be used under another licence, unchanged: it asks for no more than to say where their source is.
+const EXCEPTIONS: [(&str, &str); 1] = [("option-ext", "MPL-2.0")]; // of hf-hub
+
 /// Where a crate may come from.
 const SOURCE: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
@@ -52,6 +55,7 @@ fn problem(package: &Value) -> Option<String> {
     }
     match of("license") {
         None => Some(format!("{name}: states no licence expression")),
+        Some(licence) if EXCEPTIONS.contains(&(of("name").unwrap_or("?"), licence)) => None,
         Some(licence) if !allowed(licence) => Some(format!("{name}: licence {licence} is not on the list")),
         Some(_) => None,
     }
