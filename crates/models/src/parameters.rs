@@ -24,6 +24,12 @@ pub trait Network: Send + Sync + std::fmt::Debug {
     /// If a parameter is missing, or shapes do not fit.
     fn forward(&self, parameters: &Parameters, x: &Tensor) -> Result<Tensor, Error>;
 
+    /// Whether parameter `name` stays in `f32`, and so what is computed with it, where the others are of 16 bits in training.
+    fn is_sensitive(&self, name: &str) -> bool {
+        let _ = name;
+        false
+    }
+
     /// What a file of its weights says about them.
     fn metadata(&self) -> BTreeMap<String, String> {
         let pairs = [("network", self.name()), ("range", "0..1".to_owned())];

@@ -14,7 +14,7 @@ use supple_cuda::{Elements, ElementsMut, Gpu, ImageSize, Memory};
 use supple_kernels::pooling::{Pooling, PoolingKind};
 
 /// Element types as the launchers call them.
-fn dtype_of(dtype: DType) -> cuda::DType {
+pub(crate) fn dtype_of(dtype: DType) -> cuda::DType {
     match dtype {
         DType::F32 => cuda::DType::F32,
         DType::F16 => cuda::DType::F16,

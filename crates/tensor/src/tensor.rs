@@ -207,6 +207,15 @@ impl Tensor {
         Ok(copy)
     }
 
+    /// The same bytes as elements of another type of the same size.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn reinterpreted(&self, dtype: DType) -> Result<Tensor, Error> {
+        if dtype.size() != self.dtype.size() {
+            return refuse!("reinterpreted", "{} as {dtype}", self.dtype);
+        }
+        Ok(Tensor { dtype, ..self.detach() })
+    }
+
     /// The tensor with elements of another type. Floats round to nearest; integers drop fractions and saturate.
     ///
     /// # Errors
@@ -249,6 +258,23 @@ impl Tensor {
         }
         copy_strided(self.data::<T>(), &self.layout, &mut values, &layout);
         Ok(values)
+    }
+
+    /// Writes to the elements of a tensor on a GPU where they lie, also for all that share them.
+    ///
+    /// # Errors
+    /// If it lies on the CPU or with gaps, or has another number of elements, or the GPU fails.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "there is nothing but the CPU"))]
+    pub fn overwrite(&self, values: &[f32]) -> Result<(), Error> {
+        #[cfg(feature = "cuda")]
+        if let (Device::Cuda(gpu), true) = (&self.device, self.layout.is_contiguous()) {
+            self.expect_dtype("overwrite", DType::F32)?;
+            if values.len() != self.elements() {
+                return refuse!("overwrite", "{} values for shape {:?}", values.len(), self.shape());
+            }
+            return Ok(gpu.write(self.memory()?, self.layout.offset() * 4, bytemuck::cast_slice(values))?);
+        }
+        Err(Error::Device { op: "overwrite", detail: "only what lies on a GPU without gaps is shared to be written" })
     }
 
     /// The elements where they lie.

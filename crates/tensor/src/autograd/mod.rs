@@ -156,6 +156,13 @@ impl Gradients {
         self.by_leaf.remove(&leaf.history()?.id)
     }
 
+    /// Puts another gradient in the place of that of `leaf`; nothing happens if `leaf` is no leaf.
+    pub fn replace(&mut self, leaf: &Tensor, grad: Tensor) {
+        if let Some(node) = leaf.history() {
+            self.by_leaf.insert(node.id, grad);
+        }
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.by_leaf.is_empty()
