@@ -11,7 +11,9 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("CUDA needs a 64-bit host");
 
+pub mod backward;
 pub mod conv;
+pub mod conv_backward;
 pub mod copy;
 pub mod elementwise;
 mod error;
@@ -23,8 +25,10 @@ pub mod matmul;
 mod memory;
 pub mod normalize;
 pub mod pooling;
+pub mod reduce;
 pub mod resize;
 pub mod spatial_attention;
+pub mod tokens;
 
 pub use error::Error;
 pub use gpu::Gpu;
