@@ -11,7 +11,9 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("CUDA needs a 64-bit host");
 
+pub mod backward;
 pub mod conv;
+pub mod conv_backward;
 pub mod copy;
 pub mod elementwise;
 mod error;
@@ -27,8 +29,10 @@ pub mod normalize;
 pub mod optimizer;
 pub mod pooling;
 pub mod random;
+pub mod reduce;
 pub mod resize;
 pub mod spatial_attention;
+pub mod tokens;
 
 pub use error::Error;
 pub use feed::{Feed, Readback};

@@ -24,8 +24,9 @@ pub trait Network: Send + Sync + std::fmt::Debug {
     /// If a parameter is missing, or shapes do not fit.
     fn forward(&self, parameters: &Parameters, x: &Tensor) -> Result<Tensor, Error>;
 
-    /// Whether parameter `name` stays in `f32`, and so what is computed with it, where the others are of 16 bits in training.
-    fn is_sensitive(&self, name: &str) -> bool {
+    /// Whether parameter `name` meets activations element by element, so that it must have their type where that is of 16 bits.
+    /// Layers take weights in `f32` beside activations of any type.
+    fn meets_activations(&self, name: &str) -> bool {
         let _ = name;
         false
     }

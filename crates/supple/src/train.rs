@@ -60,7 +60,8 @@ pub fn run(
     options: Options,
     watch: &mut dyn FnMut(Event<'_>) -> bool,
 ) -> Result<Outcome, Error> {
-    let recipe = &options.precision.map_or_else(|| recipe.clone(), |precision| recipe.clone().with_precision(precision));
+    let recipe =
+        &options.precision.map_or_else(|| recipe.clone(), |precision| recipe.clone().with_precision(precision));
     let place = Place::from_env()?;
     let cpu = compute::cpu(options.threads)?;
     let loader_threads = cpu.threads();

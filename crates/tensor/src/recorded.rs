@@ -83,7 +83,8 @@ impl Replay {
     /// If `device` is no GPU, or `work` fails, or waits for the GPU.
     pub fn new<E: From<Error>>(device: &Device, work: impl FnOnce() -> Result<Vec<Tensor>, E>) -> Result<Replay, E> {
         let gpu = device.gpu()?;
-        gpu.synchronize().map_err(Error::from)?;
+        // What recorded work uses is its own: memory that waits would be there twice.
+        gpu.trim().map_err(Error::from)?;
         let captured = gpu.capture(|| Ok::<_, supple_cuda::Error>(work()));
         let (kept, graph) = captured.map_err(Error::from)?;
         Ok(Replay { graph, _kept: kept? })

@@ -64,6 +64,24 @@ impl Tensor {
         Ok(tensor)
     }
 
+    /// A tensor of `value`, of a floating-point type.
+    ///
+    /// # Errors
+    /// If the shape does not fit the memory, or the type is none of floating point.
+    pub fn filled(device: &Device, shape: &[usize], value: f32, dtype: DType) -> Result<Tensor, Error> {
+        if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+            return Err(Error::DType { op: "filled", wanted: DType::F32, found: dtype });
+        }
+        let mut tensor = Tensor::unspecified(device, Layout::contiguous(shape)?, dtype)?;
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(gpu) = device {
+            crate::cuda::fill(gpu, &tensor, value)?;
+            return Ok(tensor);
+        }
+        with_element!(dtype, T => tensor.write::<T>().fill(T::from_f64(f64::from(value))));
+        Ok(tensor)
+    }
+
     /// A tensor whose contents a kernel is about to write. The buffer reaches to the end of the last padded row.
     pub(crate) fn unspecified(device: &Device, layout: Layout, dtype: DType) -> Result<Tensor, Error> {
         let bytes = layout.extent() * dtype.size();

@@ -167,7 +167,10 @@ mod on_a_gpu {
                         DType::F16 => half::f16::from_f32(value).to_f32(),
                         _ => value,
                     };
-                    assert!(low.iter().zip(&found.weights).all(|(low, w)| *low == rounded(*w)), "what the network reads");
+                    assert!(
+                        low.iter().zip(&found.weights).all(|(low, w)| *low == rounded(*w)),
+                        "what the network reads"
+                    );
                 }
             }
         }
@@ -244,7 +247,8 @@ mod on_a_gpu {
         let lens = shapes.map(|shape| shape.iter().product::<usize>());
         let mut feed = ImageFeed::new(&device, shapes, [DType::BF16, DType::F32], DType::U8).unwrap();
         for batch in 0..10u8 {
-            let samples = lens.map(|len| (0..len).map(|i| (i as u8).wrapping_mul(7).wrapping_add(batch)).collect::<Vec<_>>());
+            let samples =
+                lens.map(|len| (0..len).map(|i| (i as u8).wrapping_mul(7).wrapping_add(batch)).collect::<Vec<_>>());
             feed.send([&samples[0], &samples[1]]).unwrap();
             let [low, high] = feed.images();
             let wanted: Vec<f32> = samples[1].iter().map(|&v| f32::from(v) / 255.0).collect();

@@ -63,7 +63,10 @@ impl<'a> OnGpu<'a> {
         let rates: Vec<f64> = (0..stage.steps).map(|step| task.rate(step)).collect();
         let shapes: Vec<Vec<usize>> = start.parameters.iter().map(|(_, tensor)| tensor.shape().to_vec()).collect();
         let names: Vec<String> = start.parameters.iter().map(|(name, _)| name.to_owned()).collect();
-        let mut masters = Masters::new(device, &shapes, dtype, settings, &rates, state)?;
+        let network = task.architecture.network();
+        // Layers take weights in f32; a copy in 16 bits is for what else there is.
+        let low = if names.iter().any(|name| network.meets_activations(name)) { dtype } else { DType::F32 };
+        let mut masters = Masters::new(device, &shapes, low, settings, &rates, state)?;
         for (i, (name, tensor)) in start.parameters.iter().enumerate() {
             let [first, second] = start.optimizer.moments().get(name).cloned().unwrap_or_default();
             let average = match &start.average {
@@ -73,9 +76,8 @@ impl<'a> OnGpu<'a> {
             masters.import(i, &Values { weights: tensor.to_vec::<f32>()?, first, second, average })?;
         }
         let (mut parameters, mut leaves) = (Parameters::default(), Vec::new());
-        let network = task.architecture.network();
         for (i, name) in names.iter().enumerate() {
-            let leaf = masters.leaf(i, network.is_sensitive(name))?.variable();
+            let leaf = masters.leaf(i, !network.meets_activations(name))?.variable();
             parameters.insert(name, leaf.clone());
             leaves.push(leaf);
         }
