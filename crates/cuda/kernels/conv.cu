@@ -40,10 +40,27 @@ __host__ __device__ inline int permuted(int tile, int n, int tiles) {
   return group * 32 + n / 2 * 4 + tile % 2 * 2 + n % 2;
 }
 
-// From w[out][in][taps], f32, row-major. `permute` is 1 for permuted tiles of channels out, 2 of channels in, 3 of
+// The weight of channels out `o` and in `c` in w[out][in][taps]; or, if `reversed` is not 0, of the convolution that takes a
+// gradient back: inputs and outputs of each group exchanged, taps reversed. `reversed` is its number of outputs a group.
+template <class W>
+__device__ inline float weight_of(const W *w, int in, int taps, int reversed, int o, int c, int tap) {
+  if (reversed == 0) return up(w[(int64_t(o) * in + c) * taps + tap]);
+  const int group = o / reversed, i = o - group * reversed;
+  return up(w[((int64_t(group) * in + c) * reversed + i) * taps + taps - 1 - tap]);
+}
+
+// The bias in f32, zeros if there is none.
+template <class W> __device__ inline void pack_bias(int out, const W *bias, float *to) {
+  for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < out; i += gridDim.x * blockDim.x)
+    to[i] = bias ? up(bias[i]) : 0.0f;
+}
+
+// From w[out][in][taps], row-major. `permute` is 1 for permuted tiles of channels out, 2 of channels in, 3 of
 // both, 4 of channels out within each pair of tiles.
-template <class T>
-__device__ void pack_weights(int in, int out, int taps, int pairs, int permute, const float *w, T *packed) {
+template <class W, class T>
+__device__ void pack_weights(int in, int out, int taps, int pairs, int permute, int reversed, const W *w, const W *bias,
+                             T *packed, float *packed_bias) {
+  pack_bias(out, bias, packed_bias);
   const int chunks = (in + 15) / 16;
   const int64_t total = int64_t(taps) * chunks * pairs * 32 * 8;
   for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < total; i += int64_t(gridDim.x) * blockDim.x) {
@@ -55,19 +72,20 @@ __device__ void pack_weights(int in, int out, int taps, int pairs, int permute, 
     const int o = permute & 1   ? permuted(out_tile, out_column, pairs * 2)
                   : permute & 4 ? pair * 16 + permuted(e / 4, out_column, 2)
                                 : out_tile * 8 + out_column;
-    float v = 0.0f;
-    if (c < in && o < out) v = w[(int64_t(o) * in + c) * taps + tap];
-    packed[i] = down<T>(v);
+    packed[i] = down<T>(c < in && o < out ? weight_of(w, in, taps, reversed, o, c, tap) : 0.0f);
   }
 }
-extern "C" __global__ void pack_weights_f16(int in, int out, int taps, int pairs, int permute, const float *w,
-                                            f16 *to) {
-  pack_weights(in, out, taps, pairs, permute, w, to);
-}
-extern "C" __global__ void pack_weights_bf16(int in, int out, int taps, int pairs, int permute, const float *w,
-                                             bf16 *to) {
-  pack_weights(in, out, taps, pairs, permute, w, to);
-}
+
+#define PACK_WEIGHTS(W, NAME, T)                                                                                       \
+  extern "C" __global__ void pack_weights_##NAME##_##T(int in, int out, int taps, int pairs, int permute,             \
+                                                       int reversed, const W *w, const W *bias, T *packed,            \
+                                                       float *packed_bias) {                                          \
+    pack_weights(in, out, taps, pairs, permute, reversed, w, bias, packed, packed_bias);                              \
+  }
+PACK_WEIGHTS(float, f32, f16)
+PACK_WEIGHTS(float, f32, bf16)
+PACK_WEIGHTS(f16, f16, f16)
+PACK_WEIGHTS(bf16, bf16, bf16)
 
 // ------------------------------------------------------------------------------------------------------------------ tiles
 
@@ -538,10 +556,17 @@ extern "C" __global__ void __launch_bounds__(256) conv_gather_f32(Conv p, int ou
 }
 
 // From w[out][in][taps] to w[tap][in][out padded], f32.
-extern "C" __global__ void turn_weights(int in, int out, int out_padded, int taps, const float *w, float *turned) {
+template <class W>
+__device__ void turn_weights(int in, int out, int out_padded, int taps, int reversed, const W *w, const W *bias,
+                             float *turned, float *turned_bias) {
+  pack_bias(out, bias, turned_bias);
   const int64_t total = int64_t(taps) * in * out_padded;
   for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < total; i += int64_t(gridDim.x) * blockDim.x) {
     const int o = int(i % out_padded), c = int(i / out_padded % in), tap = int(i / out_padded / in);
-    turned[i] = o < out ? w[(int64_t(o) * in + c) * taps + tap] : 0.0f;
+    turned[i] = o < out ? weight_of(w, in, taps, reversed, o, c, tap) : 0.0f;
   }
 }
+
+#define TURN(T)                                                                                                       \
+  (int in, int out, int out_padded, int taps, int reversed, const T *w, const T *bias, float *turned, float *turned_bias)
+FOR_FLOATS(turn_weights, TURN, turn_weights<T>(in, out, out_padded, taps, reversed, w, bias, turned, turned_bias))

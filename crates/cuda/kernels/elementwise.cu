@@ -6,15 +6,7 @@
 // | out | the same, `out_stride` apart |
 //
 // Bound by memory: 16 bytes a thread and access where addresses allow it (the launcher looks), else one element.
-#include "common.cuh"
-
-struct Rows {
-  int64_t rows;
-  int64_t len;
-  int64_t a_stride;
-  int64_t b_stride;
-  int64_t out_stride;
-};
+#include "rows.cuh"
 
 enum { ADD = 0, SUB = 1, MUL = 2, DIV = 3 };
 
@@ -24,30 +16,6 @@ __device__ inline float combine(int how, float a, float b) {
     case SUB: return a - b;
     case MUL: return a * b;
     default: return a / b;
-  }
-}
-
-template <class T, int N, class F>
-__device__ void for_packs(const Rows &r, const T *a, const T *b, T *out, F f) {
-  const int64_t per_row = r.len / N, total = r.rows * per_row;
-  for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < total; i += int64_t(gridDim.x) * blockDim.x) {
-    // 32-bit division is several times faster, and nearly always enough.
-    int64_t row = 0, at = i;
-    if (r.rows > 1) {
-      if (total <= UINT32_MAX) {
-        row = uint32_t(i) / uint32_t(per_row);
-        at = uint32_t(i) - uint32_t(row) * uint32_t(per_row);
-      } else {
-        row = i / per_row;
-        at = i - row * per_row;
-      }
-    }
-    using P = Pack<T, N>;
-    P x = *reinterpret_cast<const P *>(a + row * r.a_stride + at * N), z, y;
-    if (b) z = *reinterpret_cast<const P *>(b + row * r.b_stride + at * N);
-#pragma unroll
-    for (int k = 0; k < N; k++) y.v[k] = down<T>(f(up(x.v[k]), b ? up(z.v[k]) : 0.0f));
-    *reinterpret_cast<P *>(out + row * r.out_stride + at * N) = y;
   }
 }
 
@@ -66,3 +34,56 @@ FOR_FLOATS(binary, BINARY, if (wide) binary<T, 16 / sizeof(T)>(how, r, a, b, out
 #define UNARY(T) (int kind, float slope, float factor, int wide, Rows r, const T *a, T *out)
 FOR_FLOATS(unary, UNARY, if (wide) unary<T, 16 / sizeof(T)>(kind, slope, factor, r, a, out);
            else unary<T, 1>(kind, slope, factor, r, a, out))
+
+// Functions of one element; numbers as in `elementwise.rs`.
+enum { ABS = 0, SIGN = 1, SQRT = 2, EXP = 3, LOG = 4, ADD_SCALAR = 5 };
+
+__device__ inline float function(int kind, float value, float x) {
+  switch (kind) {
+    case ABS: return fabsf(x);
+    case SIGN: return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x; // NaN stays
+    case SQRT: return sqrtf(x);
+    case EXP: return expf(x);
+    case LOG: return logf(x);
+    default: return x + value;
+  }
+}
+
+template <class T, int N> __device__ void function(int kind, float value, const Rows &r, const T *a, T *out) {
+  for_packs<T, N>(r, a, nullptr, out, [=](float x, float) { return function(kind, value, x); });
+}
+
+#define FUNCTION(T) (int kind, float value, int wide, Rows r, const T *a, T *out)
+FOR_FLOATS(function, FUNCTION, if (wide) function<T, 16 / sizeof(T)>(kind, value, r, a, out);
+           else function<T, 1>(kind, value, r, a, out))
+
+// The gradient of an activation's input from that of its output, `a`. `b` is the output, but the input of a GELU and of a leaky
+// ReLU that is not monotonic. At its kink a ReLU has the slope of its negative side.
+__device__ inline float slope_of(int kind, float slope, float v) {
+  switch (kind) {
+    case RELU: return v > 0.0f ? 1.0f : 0.0f;
+    case LEAKY_RELU: return v > 0.0f ? 1.0f : slope;
+    case SIGMOID: return v * (1.0f - v);
+    case TANH: return 1.0f - v * v;
+    case GELU: return 0.5f * (1.0f + erff(v * 0.70710678118654752f)) + v * 0.39894228040143268f * expf(-0.5f * v * v);
+    default: return 1.0f;
+  }
+}
+
+template <class T, int N>
+__device__ void activation_backward(int kind, float slope, const Rows &r, const T *a, const T *b, T *out) {
+  for_packs<T, N>(r, a, b, out, [=](float g, float v) { return g * slope_of(kind, slope, v); });
+}
+
+#define ACTIVATION_BACKWARD(T) (int kind, float slope, int wide, Rows r, const T *a, const T *b, T *out)
+FOR_FLOATS(activation_backward, ACTIVATION_BACKWARD,
+           if (wide) activation_backward<T, 16 / sizeof(T)>(kind, slope, r, a, b, out);
+           else activation_backward<T, 1>(kind, slope, r, a, b, out))
+
+template <class T> __device__ void fill(int64_t elements, float value, T *to) {
+  for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < elements; i += int64_t(gridDim.x) * blockDim.x)
+    to[i] = down<T>(value);
+}
+
+#define FILL(T) (int64_t elements, float value, T *to)
+FOR_FLOATS(fill, FILL, fill<T>(elements, value, to))

@@ -30,7 +30,7 @@ impl ConvShape {
     }
 
     /// Height and width of the output; `None` if the kernel does not fit or something overflows.
-    fn output_size(&self, height: usize, width: usize) -> Option<[usize; 2]> {
+    pub(crate) fn output_size(&self, height: usize, width: usize) -> Option<[usize; 2]> {
         let side = |i: usize, n: usize| {
             let reach = self.dilation[i].checked_mul(self.kernel[i].checked_sub(1)?)?.checked_add(1)?;
             let room = self.padding[i].checked_mul(2)?.checked_add(n)?.checked_sub(reach)?;
@@ -141,7 +141,8 @@ fn tile_bytes(in_channels: usize, out_tiles: usize) -> usize {
 }
 
 impl PackedConv {
-    /// Packs `weight` (`[out][in / groups][height][width]`) and `bias` (`[out]`), both f32, for images of type `dtype`.
+    /// Packs `weight` (`[out][in / groups][height][width]`) and `bias` (`[out]`), both f32 or both of type `dtype`, for images of
+    /// type `dtype`.
     ///
     /// # Errors
     /// If the shape is not sensible or not what `packing` takes, a slice is shorter than it says, the type is no float, or memory
@@ -154,6 +155,26 @@ impl PackedConv {
         weight: Elements<'_>,
         bias: Option<Elements<'_>>,
     ) -> Result<PackedConv, Error> {
+        PackedConv::pack_either(gpu, packing, dtype, shape, (weight, false), bias)
+    }
+
+    /// Packs the `weight` of the convolution whose gradient `shape` takes back: channels in and out of each group exchanged,
+    /// taps reversed. So it is `[in][out / groups][height][width]` in terms of `shape`.
+    ///
+    /// # Errors
+    /// As [`pack`](Self::pack).
+    pub fn pack_reversed(gpu: &Gpu, dtype: DType, shape: ConvShape, weight: Elements<'_>) -> Result<PackedConv, Error> {
+        PackedConv::pack_either(gpu, Packing::Alone, dtype, shape, (weight, true), None)
+    }
+
+    fn pack_either(
+        gpu: &Gpu,
+        packing: Packing,
+        dtype: DType,
+        shape: ConvShape,
+        (weight, is_reversed): (Elements<'_>, bool),
+        bias: Option<Elements<'_>>,
+    ) -> Result<PackedConv, Error> {
         const KERNEL: &str = "pack_weights";
         let parts = [shape.kernel, shape.stride, shape.dilation];
         let sensible = parts.iter().flatten().all(|&n| n > 0 && n < 1 << 15)
@@ -162,8 +183,9 @@ impl PackedConv {
             && shape.groups > 0
             && shape.in_channels.is_multiple_of(shape.groups)
             && shape.out_channels.is_multiple_of(shape.groups);
-        if !sensible || weight.dtype() != DType::F32 || bias.is_some_and(|bias| bias.dtype() != DType::F32) {
-            return refuse!(KERNEL, "{shape:?} is not sensible, or weights are not f32");
+        let of = weight.dtype();
+        if !sensible || (of != DType::F32 && of != dtype) || bias.is_some_and(|bias| bias.dtype() != of) {
+            return refuse!(KERNEL, "{shape:?} is not sensible, or weights are neither f32 nor {dtype:?}");
         }
         let fan_in = shape.in_channels / shape.groups * shape.taps();
         weight.check(KERNEL, "the weight", fan_in.checked_mul(shape.out_channels))?;
@@ -195,16 +217,10 @@ impl PackedConv {
             _ => return refuse!(KERNEL, "wants floats, got {dtype:?}"),
         };
         let own_bias = gpu.allocate(shape.out_channels * 4)?;
-        match bias {
-            Some(bias) => {
-                let to = crate::ElementsMut::new(&own_bias, 0, DType::F32);
-                crate::copy::strided(gpu, &[shape.out_channels], (bias, &[1]), (to, &[1]))?;
-            }
-            None => gpu.clear(&own_bias, 0, shape.out_channels * 4)?,
-        }
         let (taps, describe) = (shape.taps(), || format!("{shape:?}"));
         let [fan, outputs, taps_i] = [shape.in_channels / shape.groups, shape.out_channels, taps].map(|n| n as i32);
-        let from = weight.pointer();
+        let reversed = if is_reversed { outputs / shape.groups as i32 } else { 0 };
+        let (from, bias, to_bias) = (weight.pointer(), bias.map_or(0, |bias| bias.pointer()), own_bias.pointer());
         let weights = match way {
             Way::Tile | Way::Gather | Way::Part(_) => {
                 let pairs = match way {
@@ -213,7 +229,12 @@ impl PackedConv {
                 };
                 let elements = taps * shape.in_channels.div_ceil(16) * pairs * 256;
                 let packed = gpu.allocate(elements * 2)?;
-                let kernel = if dtype == DType::F16 { "pack_weights_f16" } else { "pack_weights_bf16" };
+                let kernel = match (of, dtype) {
+                    (DType::F32, DType::F16) => "pack_weights_f32_f16",
+                    (DType::F32, _) => "pack_weights_f32_bf16",
+                    (DType::F16, _) => "pack_weights_f16_f16",
+                    _ => "pack_weights_bf16_bf16",
+                };
                 // As the kernel's file says.
                 let permute = match way {
                     Way::Tile => 1i32,
@@ -222,8 +243,9 @@ impl PackedConv {
                     _ => 0,
                 };
                 let (pairs, to) = (pairs as i32, packed.pointer());
-                let arguments = arguments![fan, outputs, taps_i, pairs, permute, from, to];
-                // SAFETY: the kernel takes these types, reads the weight that was checked and writes `elements` elements.
+                let arguments = arguments![fan, outputs, taps_i, pairs, permute, reversed, from, bias, to, to_bias];
+                // SAFETY: the kernel takes these types, reads weight and bias that were checked and writes `elements` elements and
+                // the bias.
                 unsafe { gpu.launch(kernel, Grid::flat(elements), arguments, &describe)? };
                 packed
             }
@@ -233,9 +255,14 @@ impl PackedConv {
                 let elements = fan as usize * taps * padded;
                 let turned = gpu.allocate(elements * 4)?;
                 let (padded, to) = (padded as i32, turned.pointer());
-                let arguments = arguments![fan, outputs, padded, taps_i, from, to];
-                // SAFETY: the kernel takes these types, reads the weight that was checked and writes `elements` elements.
-                unsafe { gpu.launch("turn_weights", Grid::flat(elements), arguments, &describe)? };
+                let kernel = match of {
+                    DType::F32 => "turn_weights_f32",
+                    DType::F16 => "turn_weights_f16",
+                    _ => "turn_weights_bf16",
+                };
+                let arguments = arguments![fan, outputs, padded, taps_i, reversed, from, bias, to, to_bias];
+                // SAFETY: as above.
+                unsafe { gpu.launch(kernel, Grid::flat(elements), arguments, &describe)? };
                 turned
             }
         };

@@ -38,6 +38,23 @@ pub enum Binary {
     Div,
 }
 
+/// A function of one element.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Function {
+    /// `|x|`.
+    Abs,
+    /// -1, 0 or 1.
+    Sign,
+    /// `√x`.
+    Sqrt,
+    /// `e^x`.
+    Exp,
+    /// The natural logarithm.
+    Log,
+    /// `x` plus a number.
+    Add(f32),
+}
+
 /// What is applied to an element.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
@@ -176,6 +193,83 @@ pub fn unary(
     unsafe {
         gpu.launch(kernel, grid, arguments![code, slope, factor, wide, layout, pointers[0], pointers[1]], &describe)
     }
+}
+
+/// `out = function(x)` for `rows` rows of `len` elements of a floating-point type; operands come with their strides.
+///
+/// # Errors
+/// If the types differ or are no floats, or something does not lie within its memory.
+pub fn function(
+    gpu: &Gpu,
+    function: Function,
+    shape: [usize; 2],
+    x: (Elements<'_>, usize),
+    out: (ElementsMut<'_>, usize),
+) -> Result<(), Error> {
+    let Some(kernel) = variant!(x.0.dtype(), "function") else {
+        return refuse!("function", "wants floats, got {:?}", x.0.dtype());
+    };
+    let (layout, wide, grid) = layout(kernel, shape, x, None, out)?;
+    if shape.contains(&0) {
+        return Ok(());
+    }
+    let (kind, value) = match function {
+        Function::Abs => (0i32, 0.0f32),
+        Function::Sign => (1, 0.0),
+        Function::Sqrt => (2, 0.0),
+        Function::Exp => (3, 0.0),
+        Function::Log => (4, 0.0),
+        Function::Add(value) => (5, value),
+    };
+    let (wide, pointers) = (i32::from(wide), [x.0.pointer(), out.0.0.pointer()]);
+    let describe = || format!("{function:?} of {shape:?}");
+    // SAFETY: the kernel takes these types; the rows were checked to lie in their memory, and access is aligned where it is wide.
+    unsafe { gpu.launch(kernel, grid, arguments![kind, value, wide, layout, pointers[0], pointers[1]], &describe) }
+}
+
+/// `out = grad · activation'`, over rows as [`binary`]. `saved` is the activation's output; its input for a GELU, and for a leaky
+/// ReLU whose slope is not positive.
+///
+/// # Errors
+/// If the types differ or are no floats, or something does not lie within its memory.
+pub fn activation_backward(
+    gpu: &Gpu,
+    activation: Activation,
+    shape: [usize; 2],
+    grad: (Elements<'_>, usize),
+    saved: (Elements<'_>, usize),
+    out: (ElementsMut<'_>, usize),
+) -> Result<(), Error> {
+    let Some(kernel) = variant!(grad.0.dtype(), "activation_backward") else {
+        return refuse!("activation_backward", "wants floats, got {:?}", grad.0.dtype());
+    };
+    let (layout, wide, grid) = layout(kernel, shape, grad, Some(saved), out)?;
+    if shape.contains(&0) {
+        return Ok(());
+    }
+    let ((code, slope), wide) = (activation.code(), i32::from(wide));
+    let pointers = [grad.0.pointer(), saved.0.pointer(), out.0.0.pointer()];
+    let arguments = arguments![code, slope, wide, layout, pointers[0], pointers[1], pointers[2]];
+    // SAFETY: as for `function`.
+    unsafe { gpu.launch(kernel, grid, arguments, &|| format!("{activation:?} of {shape:?}")) }
+}
+
+/// Writes `value` to the first `elements` elements.
+///
+/// # Errors
+/// If they are not all there, or of a type that is no float.
+pub fn fill(gpu: &Gpu, elements: usize, value: f32, to: ElementsMut<'_>) -> Result<(), Error> {
+    let Some(kernel) = variant!(to.0.dtype(), "fill") else {
+        return refuse!("fill", "wants floats, got {:?}", to.0.dtype());
+    };
+    to.0.check(kernel, "the result", Some(elements))?;
+    if elements == 0 {
+        return Ok(());
+    }
+    let (count, pointer) = (elements as i64, to.0.pointer());
+    let arguments = arguments![count, value, pointer];
+    // SAFETY: the kernel takes these types; the elements were checked to be there.
+    unsafe { gpu.launch(kernel, Grid::flat(elements), arguments, &|| format!("{elements} elements")) }
 }
 
 /// Whether kernels compute with this type.

@@ -11,10 +11,14 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("CUDA needs a 64-bit host");
 
+pub mod backward;
 pub mod conv;
+pub mod conv_backward;
 pub mod copy;
 pub mod elementwise;
 mod error;
+pub mod examples;
+mod feed;
 mod gpu;
 mod graph;
 mod image;
@@ -22,11 +26,16 @@ mod launch;
 pub mod matmul;
 mod memory;
 pub mod normalize;
+pub mod optimizer;
 pub mod pooling;
+pub mod random;
+pub mod reduce;
 pub mod resize;
 pub mod spatial_attention;
+pub mod tokens;
 
 pub use error::Error;
+pub use feed::{Feed, Readback};
 pub use gpu::Gpu;
 pub use graph::Graph;
 pub use image::{Image, ImageMut, ImageSize};

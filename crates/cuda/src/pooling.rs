@@ -2,7 +2,7 @@
 
 use crate::error::refuse;
 use crate::launch::{Grid, arguments, variant};
-use crate::{Error, Gpu, Image, ImageMut};
+use crate::{Error, Gpu, Image, ImageMut, ImageSize};
 
 /// What becomes of the pixels under a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,11 +17,32 @@ pub enum PoolingKind {
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Window {
+pub(crate) struct Window {
     kind: i32,
     kernel: [i32; 2],
     stride: [i32; 2],
     padding: [i32; 2],
+}
+
+impl Window {
+    /// Windows of `kernel` pixels that move by `stride` from `padding` pixels outside on, if they take `x` to `y`.
+    pub(crate) fn new(
+        name: &'static str,
+        kind: PoolingKind,
+        [kernel, stride, padding]: [[usize; 2]; 3],
+        x: ImageSize,
+        y: ImageSize,
+    ) -> Result<Window, Error> {
+        let small = [kernel, stride, padding].iter().flatten().all(|&n| n < 1 << 15) && !stride.contains(&0);
+        let side =
+            |i: usize, n: usize| (n + 2 * padding[i]).checked_sub(kernel[i]).map(|room| room / stride[i].max(1) + 1);
+        let wanted = (side(0, x.height), side(1, x.width));
+        if !small || wanted != (Some(y.height), Some(y.width)) || x.channels != y.channels {
+            return refuse!(name, "windows of {kernel:?}, {stride:?} apart, padding {padding:?}: {x:?} to {y:?}");
+        }
+        let pair = |p: [usize; 2]| p.map(|n| n as i32);
+        Ok(Window { kind: kind as i32, kernel: pair(kernel), stride: pair(stride), padding: pair(padding) })
+    }
 }
 
 /// Checks what operators on images share: equal types and pictures, and that both lie in their memory.
@@ -37,32 +58,15 @@ pub(crate) fn check_images(kernel: &'static str, x: &Image<'_>, y: &ImageMut<'_>
     Ok(())
 }
 
-/// Pools `x` into `y`; windows of `kernel` pixels move by `stride` from `padding` pixels outside on. Pairs are height first.
+/// Pools `x` into `y`; windows of some pixels move by a step, from some pixels outside on: `window` is size, step and padding,
+/// height first.
 ///
 /// # Errors
 /// If sizes do not fit each other, or something does not lie within its memory.
-pub fn pool(
-    gpu: &Gpu,
-    kind: PoolingKind,
-    [kernel, stride, padding]: [[usize; 2]; 3],
-    x: Image<'_>,
-    y: ImageMut<'_>,
-) -> Result<(), Error> {
+pub fn pool(gpu: &Gpu, kind: PoolingKind, window: [[usize; 2]; 3], x: Image<'_>, y: ImageMut<'_>) -> Result<(), Error> {
     let Some(name) = variant!(x.dtype(), "pool") else { return refuse!("pool", "wants floats, got {:?}", x.dtype()) };
     check_images(name, &x, &y)?;
-    let small = [kernel, stride, padding].iter().flatten().all(|&n| n < 1 << 15);
-    let side = |i: usize, n: usize| (n + 2 * padding[i]).checked_sub(kernel[i]).map(|room| room / stride[i].max(1) + 1);
-    let wanted = (side(0, x.size.height), side(1, x.size.width));
-    if !small || wanted != (Some(y.size.height), Some(y.size.width)) || x.size.channels != y.size.channels {
-        return refuse!(
-            name,
-            "windows of {kernel:?}, {stride:?} apart, padding {padding:?}: {:?} to {:?}",
-            x.size,
-            y.size
-        );
-    }
-    let pair = |p: [usize; 2]| p.map(|n| n as i32);
-    let window = Window { kind: kind as i32, kernel: pair(kernel), stride: pair(stride), padding: pair(padding) };
+    let window = Window::new(name, kind, window, x.size, y.size)?;
     launch(gpu, name, window, x, y)
 }
 

@@ -24,6 +24,13 @@ pub trait Network: Send + Sync + std::fmt::Debug {
     /// If a parameter is missing, or shapes do not fit.
     fn forward(&self, parameters: &Parameters, x: &Tensor) -> Result<Tensor, Error>;
 
+    /// Whether parameter `name` meets activations element by element, so that it must have their type where that is of 16 bits.
+    /// Layers take weights in `f32` beside activations of any type.
+    fn meets_activations(&self, name: &str) -> bool {
+        let _ = name;
+        false
+    }
+
     /// What a file of its weights says about them.
     fn metadata(&self) -> BTreeMap<String, String> {
         let pairs = [("network", self.name()), ("range", "0..1".to_owned())];

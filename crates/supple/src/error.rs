@@ -204,6 +204,23 @@ impl Error {
             Error::Train(supple_train::Error::Examples(inner) | supple_train::Error::Observer(inner)) => {
                 inner.downcast_ref::<Error>()?.hint()?
             }
+            #[cfg(all(feature = "files", feature = "cuda"))]
+            Error::Train(
+                supple_train::Error::Tensor(supple_tensor::Error::Cuda(error))
+                | supple_train::Error::Model(supple_models::Error::Tensor(supple_tensor::Error::Cuda(error))),
+            ) => match error {
+                supple_tensor::GpuError::OutOfMemory { .. } => {
+                    "a smaller batch needs less, and so does a larger accumulate in the stage, which takes the same steps; \
+                     --resume goes on if a checkpoint was written"
+                        .into()
+                }
+                _ => "--device cpu trains without a GPU; --no-graph may tell more".into(),
+            },
+            #[cfg(feature = "files")]
+            Error::Train(
+                supple_train::Error::Tensor(supple_tensor::Error::Device { .. })
+                | supple_train::Error::Model(supple_models::Error::Tensor(supple_tensor::Error::Device { .. })),
+            ) => "--device auto trains it on the CPU".into(),
             #[cfg(feature = "files")]
             Error::Train(error) => error.hint()?,
             #[cfg(feature = "hub")]

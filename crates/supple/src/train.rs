@@ -10,9 +10,11 @@ use crate::{Cpu, DeviceChoice, Error, Isa, Precision, Upscaler, UpscalerOptions,
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use supple_models::Placement;
 use supple_tensor::{Device, Random};
-use supple_train::{BoxError, Example, Examples, Observer};
-pub use supple_train::{Metric, Outcome, Progress, Recipe, read_metrics};
+use supple_train::parallel::{Place, Tcp};
+use supple_train::{BoxError, Communicator, Example, Examples, Observer, Setup};
+pub use supple_train::{Metric, Outcome, Precision as TrainingPrecision, Progress, Recipe, read_metrics};
 
 /// How a run is done.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,28 +23,96 @@ pub struct Options {
     pub resume: bool,
     /// Threads that compute, and threads that load; all that the machine offers if not given.
     pub threads: Option<usize>,
+    /// What computes. Of several processes on a machine each takes the GPU of its number among them.
+    pub device: DeviceChoice,
+    /// What the network computes in on a GPU, instead of what the recipe says.
+    pub precision: Option<TrainingPrecision>,
+    /// Tell a GPU every step kernel by kernel, and not once for all.
+    pub without_graph: bool,
 }
 
-/// Trains as `recipe` says, in `folder`. `watch` hears of every step, and of the validation PSNR where there is one; `false` from
-/// it saves a checkpoint and ends the run.
+/// What happens while a run goes on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Event<'a> {
+    /// A step is finished; with the validation PSNR, in dB, if there is one.
+    Step(&'a Progress, Option<f64>),
+    /// Something that a person should know.
+    Note(&'a str),
+}
+
+/// The number of this process among those that train together, from 0, and how many there are; the environment tells.
 ///
 /// # Errors
-/// If the recipe makes no sense, the folder holds a run already (or none to resume), or pictures or files cannot be read or
-/// written.
+/// If the environment contradicts itself.
+pub fn rank() -> Result<(usize, usize), Error> {
+    Ok(Place::from_env()?.map_or((0, 1), |place| (place.rank, place.size)))
+}
+
+/// Trains as `recipe` says, in `folder`. `watch` hears of every step and of what else happens; `false` from it saves a checkpoint and
+/// ends the run. Where the environment says that this is one process of several, they train together; the first alone writes files.
+///
+/// # Errors
+/// If the recipe makes no sense, the folder holds a run already (or none to resume), pictures or files cannot be read or written,
+/// another process is gone, or a GPU was asked for and cannot be had.
 pub fn run(
     recipe: &Recipe,
     folder: &Path,
     options: Options,
-    watch: &mut dyn FnMut(&Progress, Option<f64>) -> bool,
+    watch: &mut dyn FnMut(Event<'_>) -> bool,
 ) -> Result<Outcome, Error> {
+    let recipe =
+        &options.precision.map_or_else(|| recipe.clone(), |precision| recipe.clone().with_precision(precision));
+    let place = Place::from_env()?;
     let cpu = compute::cpu(options.threads)?;
     let loader_threads = cpu.threads();
-    let device = Device::cpu(cpu).map_err(supple_models::Error::from)?;
-    let examples = Pictures::new(recipe)?;
+    let host = Device::cpu(cpu).map_err(supple_models::Error::from)?;
+    let choice = match (options.device, &place) {
+        (DeviceChoice::Cuda(0), Some(place)) => DeviceChoice::Cuda(place.local_rank),
+        (choice, _) => choice,
+    };
+    // Of several processes none may end up elsewhere than the others.
+    let choice = if place.is_some() && choice == DeviceChoice::Auto { DeviceChoice::Cpu } else { choice };
+    let Placement { device, fall_back } = compute::placement(choice)?;
+    let examples = Arc::new(Pictures::new(recipe)?);
     let validate = expand(&recipe.data.validate)?;
+    let team = place.as_ref().map(Tcp::new).transpose()?;
+    let setup = Setup { graph: !options.without_graph, team: team.map(|team| Arc::new(team) as Arc<dyn Communicator>) };
     let mut observer = Watch { watch, validate, scale: recipe.network.scale, threads: options.threads, psnr: None };
-    let options = supple_train::Options { resume: options.resume, loader_threads };
-    Ok(supple_train::train(recipe, folder, &device, Arc::new(examples), options, &mut observer)?)
+    let on = |device: &Device, resume: bool, observer: &mut Watch<'_>| {
+        let options = supple_train::Options { resume, loader_threads };
+        supple_train::train_with(recipe, folder, device, examples.clone(), options, &setup, observer)
+    };
+    let Some(device) = device else {
+        if recipe.stages.iter().any(|stage| recipe.precision_of(stage) != TrainingPrecision::F32) {
+            observer.note("the CPU computes in f32, whatever the precision");
+        }
+        return Ok(on(&host, options.resume, &mut observer)?);
+    };
+    let precision = recipe.stages.iter().map(|stage| recipe.precision_of(stage).to_string()).collect::<Vec<_>>();
+    observer.note(&format!("training on {}, {}", device.name(), distinct(precision).join(" and ")));
+    match on(&device, options.resume, &mut observer) {
+        // The run was begun, and no step taken.
+        Err(error) if fall_back && lacks_an_operator(&error) => {
+            observer.note(&format!("the GPU cannot train this network ({error}); training on the CPU"));
+            Ok(on(&host, true, &mut observer)?)
+        }
+        outcome => Ok(outcome?),
+    }
+}
+
+/// What differs from what stands before it.
+fn distinct(mut values: Vec<String>) -> Vec<String> {
+    values.dedup();
+    values
+}
+
+fn lacks_an_operator(error: &supple_train::Error) -> bool {
+    use supple_train::Error::{Model, Tensor};
+    let missing = |error: &supple_tensor::Error| matches!(error, supple_tensor::Error::Device { .. });
+    match error {
+        Tensor(error) | Model(supple_models::Error::Tensor(error)) => missing(error),
+        _ => false,
+    }
 }
 
 /// The curves of a run, of which `path` is the folder or the file of metrics.
@@ -144,6 +214,16 @@ impl Pictures {
 
 impl Examples for Pictures {
     fn example(&self, patch: usize, random: &mut Random) -> Result<Example, BoxError> {
+        let [low, high] = self.bytes(patch, random)?;
+        let floats = |samples: Vec<u8>| samples.into_iter().map(|v| f32::from(v) / 255.0).collect();
+        Ok(Example { low: floats(low), high: floats(high) })
+    }
+
+    fn has_bytes(&self) -> bool {
+        true
+    }
+
+    fn bytes(&self, patch: usize, random: &mut Random) -> Result<[Vec<u8>; 2], BoxError> {
         let number = random.below(self.files.len());
         let pair = self.pair(number)?;
         let side = patch / self.scale;
@@ -153,18 +233,19 @@ impl Examples for Pictures {
             return Err(format!("{name}: {}x{height} pixels are fewer than a patch of {patch}", pair.width).into());
         }
         let (x, y) = (random.below(pair.low_width - side + 1), random.below(pair.low_height - side + 1));
-        let cut = |samples: &[u8], width: usize, factor: usize| -> Vec<f32> {
+        let cut = |samples: &[u8], width: usize, factor: usize| -> Vec<u8> {
             let (x, y, side) = (x * factor, y * factor, side * factor);
-            let rows = (y..y + side).flat_map(|y| &samples[(y * width + x) * 3..][..side * 3]);
-            rows.map(|&v| f32::from(v) / 255.0).collect()
+            let mut patch = Vec::with_capacity(side * side * 3);
+            (y..y + side).for_each(|y| patch.extend_from_slice(&samples[(y * width + x) * 3..][..side * 3]));
+            patch
         };
-        Ok(Example { low: cut(&pair.low, pair.low_width, 1), high: cut(&pair.high, pair.width, self.scale) })
+        Ok([cut(&pair.low, pair.low_width, 1), cut(&pair.high, pair.width, self.scale)])
     }
 }
 
 /// Hands steps on, and validates by the streaming pass, as `supple eval sr` does.
 struct Watch<'a> {
-    watch: &'a mut dyn FnMut(&Progress, Option<f64>) -> bool,
+    watch: &'a mut dyn FnMut(Event<'_>) -> bool,
     validate: Vec<PathBuf>,
     scale: usize,
     threads: Option<usize>,
@@ -174,7 +255,11 @@ struct Watch<'a> {
 
 impl Observer for Watch<'_> {
     fn step(&mut self, progress: &Progress) -> bool {
-        (self.watch)(progress, self.psnr.take())
+        (self.watch)(Event::Step(progress, self.psnr.take()))
+    }
+
+    fn note(&mut self, text: &str) {
+        (self.watch)(Event::Note(text));
     }
 
     fn validate(&mut self, _: &Progress, weights: &Path) -> Result<Option<f64>, BoxError> {

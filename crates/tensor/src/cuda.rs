@@ -2,6 +2,10 @@
 //!
 //! Elements are f32, f16 or bf16; sums are in f32.
 
+mod training;
+
+pub(crate) use training::*;
+
 use crate::error::refuse;
 use crate::ops::{Activation, ConvShape, ResizeMode};
 use crate::{ALIGNMENT, DType, Error, Layout, RowLayout, Tensor};
@@ -14,7 +18,7 @@ use supple_cuda::{Elements, ElementsMut, Gpu, ImageSize, Memory};
 use supple_kernels::pooling::{Pooling, PoolingKind};
 
 /// Element types as the launchers call them.
-fn dtype_of(dtype: DType) -> cuda::DType {
+pub(crate) fn dtype_of(dtype: DType) -> cuda::DType {
     match dtype {
         DType::F32 => cuda::DType::F32,
         DType::F16 => cuda::DType::F16,
@@ -38,12 +42,9 @@ fn activation_of(activation: Activation) -> cuda::elementwise::Activation {
     }
 }
 
-/// Refuses tensors that a gradient is wanted for: backward kernels are the CPU's so far.
-pub(crate) fn without_gradient(op: &'static str, inputs: &[&Tensor]) -> Result<(), Error> {
-    if crate::autograd::is_recording(inputs) {
-        return Err(Error::Device { op, detail: "no gradients on the GPU yet; train on the CPU, or use no_grad" });
-    }
-    Ok(())
+/// Refuses tensors that a gradient is wanted for: weights are packed once.
+fn without_gradient(op: &'static str, inputs: &[&Tensor]) -> Result<(), Error> {
+    crate::autograd::refuse_gradient(op, "ops::conv2d", inputs)
 }
 
 /// The elements of a tensor, to read.
@@ -211,6 +212,34 @@ fn image_mut(y: &Tensor) -> Result<cuda::ImageMut<'_>, Error> {
     Ok(cuda::ImageMut { elements: write(y)?, size: ImageSize { n, height, width, channels, stride } })
 }
 
+fn pooling_kind(kind: PoolingKind) -> cuda::pooling::PoolingKind {
+    match kind {
+        PoolingKind::Max => cuda::pooling::PoolingKind::Max,
+        PoolingKind::Average => cuda::pooling::PoolingKind::Average,
+        PoolingKind::AverageInside => cuda::pooling::PoolingKind::AverageInside,
+    }
+}
+
+fn resize_mode(mode: ResizeMode) -> cuda::resize::ResizeMode {
+    match mode {
+        ResizeMode::Nearest => cuda::resize::ResizeMode::Nearest,
+        ResizeMode::Bilinear => cuda::resize::ResizeMode::Bilinear,
+        ResizeMode::Bicubic => cuda::resize::ResizeMode::Bicubic,
+        ResizeMode::Area => cuda::resize::ResizeMode::Area,
+    }
+}
+
+/// A tensor of images whose pixels lie anyhow far apart, for kernels that take them an element at a time.
+fn any_image(op: &'static str, x: &Tensor) -> Result<(Tensor, ImageSize), Error> {
+    let &[n, height, width, channels] = &**x.shape() else {
+        return refuse!(op, "wants an image [n, h, w, c], got shape {:?}", x.shape());
+    };
+    let (x, from) = rows(op, x)?;
+    let (x, stride) =
+        if from.rows > 1 && from.stride < from.len { (x.contiguous()?, from.len) } else { (x, from.stride) };
+    Ok((x, ImageSize { n, height, width, channels, stride: stride.max(channels) }))
+}
+
 pub(crate) fn pool2d(gpu: &Gpu, op: &'static str, x: &Tensor, pooling: Pooling) -> Result<Tensor, Error> {
     let image = Image::new(op, x)?;
     let ImageSize { n, height, width, channels, .. } = image.size;
@@ -219,11 +248,7 @@ pub(crate) fn pool2d(gpu: &Gpu, op: &'static str, x: &Tensor, pooling: Pooling) 
         return refuse!(op, "kernel {kernel:?}, stride {stride:?}, padding {padding:?} do not fit {:?}", x.shape());
     };
     let y = new_image(x, [n, out_height, out_width, channels], x.dtype())?;
-    let kind = match pooling.kind {
-        PoolingKind::Max => cuda::pooling::PoolingKind::Max,
-        PoolingKind::Average => cuda::pooling::PoolingKind::Average,
-        PoolingKind::AverageInside => cuda::pooling::PoolingKind::AverageInside,
-    };
+    let kind = pooling_kind(pooling.kind);
     let window = [pooling.kernel, pooling.stride, pooling.padding];
     cuda::pooling::pool(gpu, kind, window, image.view()?, image_mut(&y)?)?;
     Ok(y)
@@ -234,12 +259,7 @@ pub(crate) fn resize(gpu: &Gpu, x: &Tensor, mode: ResizeMode, [height, width]: [
     if height == 0 || width == 0 {
         return refuse!("resize", "cannot resize {:?} to {height}x{width}", x.shape());
     }
-    let mode = match mode {
-        ResizeMode::Nearest => cuda::resize::ResizeMode::Nearest,
-        ResizeMode::Bilinear => cuda::resize::ResizeMode::Bilinear,
-        ResizeMode::Bicubic => cuda::resize::ResizeMode::Bicubic,
-        ResizeMode::Area => cuda::resize::ResizeMode::Area,
-    };
+    let mode = resize_mode(mode);
     let y = new_image(x, [image.size.n, height, width, image.size.channels], x.dtype())?;
     cuda::resize::resize(gpu, mode, image.view()?, image_mut(&y)?)?;
     Ok(y)
@@ -247,8 +267,11 @@ pub(crate) fn resize(gpu: &Gpu, x: &Tensor, mode: ResizeMode, [height, width]: [
 
 pub(crate) fn pixel_shuffle(gpu: &Gpu, x: &Tensor, factor: usize, shape: [usize; 4]) -> Result<Tensor, Error> {
     let image = Image::new("pixel_shuffle", x)?;
-    let y = new_image(x, shape, x.dtype())?;
-    cuda::pooling::pixel_shuffle(gpu, factor, image.view()?, image_mut(&y)?)?;
+    // Without gaps: what follows is a picture of few channels, which padding would make several times as large.
+    let y = Tensor::unspecified(x.device(), Layout::contiguous(&shape)?, x.dtype())?;
+    let [n, height, width, channels] = shape;
+    let size = ImageSize { n, height, width, channels, stride: channels };
+    cuda::pooling::pixel_shuffle(gpu, factor, image.view()?, cuda::ImageMut { elements: write(&y)?, size })?;
     Ok(y)
 }
 

@@ -18,7 +18,11 @@ mod device;
 mod dims;
 mod dtype;
 mod error;
+#[cfg(feature = "cuda")]
+mod images;
 mod layout;
+#[cfg(feature = "cuda")]
+pub mod masters;
 pub mod ops;
 mod random;
 #[cfg(feature = "cuda")]
@@ -32,10 +36,12 @@ pub use device::{CpuDevice, Device};
 pub use dims::{Dims, MAX_RANK};
 pub use dtype::{DType, Element};
 pub use error::Error;
+#[cfg(feature = "cuda")]
+pub use images::ImageFeed;
 pub use layout::{ALIGNMENT, Layout, RowLayout};
 pub use random::Random;
 #[cfg(feature = "cuda")]
-pub use recorded::Recorded;
+pub use recorded::{Recorded, Replay};
 #[cfg(feature = "cuda")]
 pub use supple_cuda::Error as GpuError;
 pub use supple_kernels as kernels;

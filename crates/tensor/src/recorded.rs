@@ -67,3 +67,40 @@ impl fmt::Debug for Recorded {
         write!(f, "Recorded({:?} to {:?})", self.input, self.output)
     }
 }
+
+/// Work of any kind that a GPU replays as one graph, on tensors that stay where they are.
+pub struct Replay {
+    graph: Graph,
+    /// What the work made and somebody may still read.
+    _kept: Vec<Tensor>,
+}
+
+impl Replay {
+    /// Records what `work` queues, without doing it. Tensors that it reads must be kept by the caller; those that it returns are
+    /// kept along.
+    ///
+    /// # Errors
+    /// If `device` is no GPU, or `work` fails, or waits for the GPU.
+    pub fn new<E: From<Error>>(device: &Device, work: impl FnOnce() -> Result<Vec<Tensor>, E>) -> Result<Replay, E> {
+        let gpu = device.gpu()?;
+        // What recorded work uses is its own: memory that waits would be there twice.
+        gpu.trim().map_err(Error::from)?;
+        let captured = gpu.capture(|| Ok::<_, supple_cuda::Error>(work()));
+        let (kept, graph) = captured.map_err(Error::from)?;
+        Ok(Replay { graph, _kept: kept? })
+    }
+
+    /// Queues the work again.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn replay(&mut self) -> Result<(), Error> {
+        Ok(self.graph.replay()?)
+    }
+}
+
+impl fmt::Debug for Replay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Replay")
+    }
+}

@@ -64,6 +64,24 @@ impl Tensor {
         Ok(tensor)
     }
 
+    /// A tensor of `value`, of a floating-point type.
+    ///
+    /// # Errors
+    /// If the shape does not fit the memory, or the type is none of floating point.
+    pub fn filled(device: &Device, shape: &[usize], value: f32, dtype: DType) -> Result<Tensor, Error> {
+        if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+            return Err(Error::DType { op: "filled", wanted: DType::F32, found: dtype });
+        }
+        let mut tensor = Tensor::unspecified(device, Layout::contiguous(shape)?, dtype)?;
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(gpu) = device {
+            crate::cuda::fill(gpu, &tensor, value)?;
+            return Ok(tensor);
+        }
+        with_element!(dtype, T => tensor.write::<T>().fill(T::from_f64(f64::from(value))));
+        Ok(tensor)
+    }
+
     /// A tensor whose contents a kernel is about to write. The buffer reaches to the end of the last padded row.
     pub(crate) fn unspecified(device: &Device, layout: Layout, dtype: DType) -> Result<Tensor, Error> {
         let bytes = layout.extent() * dtype.size();
@@ -207,6 +225,15 @@ impl Tensor {
         Ok(copy)
     }
 
+    /// The same bytes as elements of another type of the same size.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn reinterpreted(&self, dtype: DType) -> Result<Tensor, Error> {
+        if dtype.size() != self.dtype.size() {
+            return refuse!("reinterpreted", "{} as {dtype}", self.dtype);
+        }
+        Ok(Tensor { dtype, ..self.detach() })
+    }
+
     /// The tensor with elements of another type. Floats round to nearest; integers drop fractions and saturate.
     ///
     /// # Errors
@@ -249,6 +276,23 @@ impl Tensor {
         }
         copy_strided(self.data::<T>(), &self.layout, &mut values, &layout);
         Ok(values)
+    }
+
+    /// Writes to the elements of a tensor on a GPU where they lie, also for all that share them.
+    ///
+    /// # Errors
+    /// If it lies on the CPU or with gaps, or has another number of elements, or the GPU fails.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "there is nothing but the CPU"))]
+    pub fn overwrite(&self, values: &[f32]) -> Result<(), Error> {
+        #[cfg(feature = "cuda")]
+        if let (Device::Cuda(gpu), true) = (&self.device, self.layout.is_contiguous()) {
+            self.expect_dtype("overwrite", DType::F32)?;
+            if values.len() != self.elements() {
+                return refuse!("overwrite", "{} values for shape {:?}", values.len(), self.shape());
+            }
+            return Ok(gpu.write(self.memory()?, self.layout.offset() * 4, bytemuck::cast_slice(values))?);
+        }
+        Err(Error::Device { op: "overwrite", detail: "only what lies on a GPU without gaps is shared to be written" })
     }
 
     /// The elements where they lie.

@@ -6,9 +6,12 @@
 //! | `average/NAME` | their moving average, if the stage keeps one |
 //! | `first/NAME`, `second/NAME` | the optimiser's moments |
 //!
-//! Metadata: `recipe` (TOML), `stage`, `step` (finished in this stage), `optimizer_steps`.
+//! Metadata: `recipe` (TOML), `stage`, `step` (finished in this stage), `optimizer_steps`; in `f16` also `loss_scale` and
+//! `loss_scale_steps`, those since it changed. Nothing tells the device: a run begun on one goes on on another.
 
-use crate::{Average, Error, Optimizer, Recipe};
+use crate::learner::Snapshot;
+use crate::{Average, Error, LossScale, Optimizer, Recipe};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use supple_models::{Network, Parameters};
@@ -28,6 +31,8 @@ pub struct Checkpoint {
     pub average: Option<Parameters>,
     /// The optimiser.
     pub optimizer: Optimizer,
+    /// What the loss is multiplied by, if the stage computes in `f16`.
+    pub scale: Option<LossScale>,
 }
 
 impl Checkpoint {
@@ -35,16 +40,16 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If a weight is not finite or the file cannot be written.
-    pub fn save(
+    pub(crate) fn save(
         path: &Path,
         recipe: &Recipe,
         [stage, step]: [usize; 2],
-        parameters: &Parameters,
-        average: Option<&Average>,
-        optimizer: &Optimizer,
+        state: &Snapshot<'_>,
     ) -> Result<(), Error> {
+        let Snapshot { parameters, average, optimizer, scale } = state;
+        let average = average.as_ref().map(|average| average.parameters());
         let mut tensors = Vec::new();
-        for (folder, parameters) in [("weights", Some(parameters)), ("average", average.map(Average::parameters))] {
+        for (folder, parameters) in [("weights", Some(&**parameters)), ("average", average)] {
             for (name, tensor) in parameters.iter().flat_map(|parameters| parameters.iter()) {
                 let values = tensor.to_vec::<f32>()?;
                 tensors.push((format!("{folder}/{name}"), DType::F32, tensor.shape().to_vec(), values));
@@ -55,12 +60,16 @@ impl Checkpoint {
                 tensors.push((format!("{folder}/{name}"), DType::F32, vec![values.len()], values.clone()));
             }
         }
-        let metadata = [
+        let mut metadata = vec![
             ("recipe", recipe.to_toml()?),
             ("stage", stage.to_string()),
             ("step", step.to_string()),
             ("optimizer_steps", optimizer.steps().to_string()),
         ];
+        if let Some(scale) = scale {
+            metadata.push(("loss_scale", scale.factor().to_string()));
+            metadata.push(("loss_scale_steps", scale.good().to_string()));
+        }
         let metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         Ok(supple_weights::save_safetensors(path, &tensors, &metadata)?)
     }
@@ -85,7 +94,11 @@ impl Checkpoint {
     /// # Errors
     /// If the file cannot be read or is that of another recipe.
     pub fn open(path: &Path, recipe: &Recipe, device: &Device) -> Result<Checkpoint, Error> {
-        let weights = Weights::open(path)?;
+        Checkpoint::read(path, &Weights::open(path)?, recipe, device)
+    }
+
+    /// As [`open`](Self::open), from a file that was read already; `path` is what errors call it.
+    pub(crate) fn read(path: &Path, weights: &Weights, recipe: &Recipe, device: &Device) -> Result<Checkpoint, Error> {
         let problem = |problem: &str| Error::Checkpoint { path: path.into(), problem: problem.to_owned() };
         let text = weights.metadata().get("recipe").ok_or_else(|| problem("not a checkpoint of a training run"))?;
         if !Recipe::parse("checkpoint", text)?.continues(recipe) {
@@ -112,6 +125,22 @@ impl Checkpoint {
         }
         let optimizer = Optimizer::resume(running.optimizer, steps, moments);
         let average = (!average.is_empty()).then_some(average);
-        Ok(Checkpoint { stage, step: step as usize, parameters, average, optimizer })
+        let factor = weights.metadata().get("loss_scale").and_then(|value| value.parse::<f32>().ok());
+        let good = number("loss_scale_steps").unwrap_or(0).min(u64::from(u32::MAX)) as u32;
+        let scale = factor.map(|factor| LossScale::resume(supple_tensor::DType::F16, factor, good));
+        Ok(Checkpoint { stage, step: step as usize, parameters, average, optimizer, scale })
+    }
+
+    /// The state to go on from; the average's decay is the stage's.
+    ///
+    /// # Errors
+    /// If a copy does not fit the memory.
+    pub(crate) fn into_snapshot(self, decay: Option<f64>) -> Result<Snapshot<'static>, Error> {
+        let average = match (decay, self.average) {
+            (Some(decay), Some(average)) => Some(Cow::Owned(Average::new(&average, decay)?)),
+            _ => None,
+        };
+        let (parameters, optimizer) = (Cow::Owned(self.parameters), Cow::Owned(self.optimizer));
+        Ok(Snapshot { parameters, average, optimizer, scale: self.scale })
     }
 }

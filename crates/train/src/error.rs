@@ -60,6 +60,17 @@ pub enum Error {
         /// The loss.
         loss: f32,
     },
+    /// Another process of the run is gone, or cannot be understood.
+    #[error("process {rank} {what}")]
+    Lost {
+        /// Its number.
+        rank: usize,
+        /// What became of it.
+        what: String,
+    },
+    /// The environment does not say how processes find each other.
+    #[error("several processes: {0}")]
+    Environment(String),
     /// Examples could not be had.
     #[error("training data: {0}")]
     Examples(#[source] BoxError),
@@ -83,6 +94,13 @@ impl Error {
             Error::Checkpoint { .. } => {
                 "a run goes on with the recipe that it was begun with; to train on with another, begin a new run whose \
                  [network] has start = \"weights.safetensors\""
+            }
+            Error::Lost { .. } => {
+                "the run can be resumed from its last checkpoint; that process's own output says why it ended"
+            }
+            Error::Environment(_) => {
+                "supple launch -n 2 train RECIPE starts processes on one machine; RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT \
+                 do on many"
             }
             Error::Diverged { .. } => "a smaller learning_rate, a longer warm_up or clip = 1.0 usually helps",
             _ => return None,

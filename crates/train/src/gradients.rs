@@ -44,6 +44,17 @@ impl LossScale {
         LossScale { factor: if active { 65536.0 } else { 1.0 }, good: 0, active }
     }
 
+    /// The scale that another had come to.
+    pub fn resume(dtype: DType, factor: f32, good: u32) -> LossScale {
+        let valid = factor.is_finite() && factor >= 1.0;
+        if valid { LossScale { factor, good: good % PATIENCE, ..LossScale::new(dtype) } } else { LossScale::new(dtype) }
+    }
+
+    /// Steps without overflow since the factor changed.
+    pub fn good(&self) -> u32 {
+        self.good
+    }
+
     /// What the loss is multiplied by, and gradients divided by.
     pub fn factor(&self) -> f32 {
         self.factor

@@ -6,6 +6,7 @@
 use crate::Error;
 use crate::error::BoxError;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -27,15 +28,59 @@ pub trait Examples: Send + Sync {
     /// # Errors
     /// If it cannot be had, for example because a file cannot be read.
     fn example(&self, patch: usize, random: &mut Random) -> Result<Example, BoxError>;
+
+    /// Whether examples are of 8 bits, so that [`bytes`](Self::bytes) has them.
+    fn has_bytes(&self) -> bool {
+        false
+    }
+
+    /// Low and high resolution of the same example in 8 bits, `v` for `v / 255`: a quarter of the memory, and of the way to a
+    /// GPU.
+    ///
+    /// # Errors
+    /// As [`example`](Self::example), or if there are none of 8 bits.
+    fn bytes(&self, patch: usize, random: &mut Random) -> Result<[Vec<u8>; 2], BoxError> {
+        let _ = (patch, random);
+        Err("these examples have no samples of 8 bits".into())
+    }
+}
+
+/// A sample of an example.
+pub trait Sample: bytemuck::Pod + Send + Sync {
+    /// Low and high resolution of a random example.
+    ///
+    /// # Errors
+    /// If it cannot be had.
+    fn example(examples: &dyn Examples, patch: usize, random: &mut Random) -> Result<[Vec<Self>; 2], BoxError>;
+}
+
+impl Sample for f32 {
+    fn example(examples: &dyn Examples, patch: usize, random: &mut Random) -> Result<[Vec<f32>; 2], BoxError> {
+        let Example { low, high } = examples.example(patch, random)?;
+        Ok([low, high])
+    }
+}
+
+impl Sample for u8 {
+    fn example(examples: &dyn Examples, patch: usize, random: &mut Random) -> Result<[Vec<u8>; 2], BoxError> {
+        examples.bytes(patch, random)
+    }
 }
 
 /// Examples side by side.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Batch {
+pub struct Batch<T = f32> {
     examples: usize,
     sides: [usize; 2],
-    low: Vec<f32>,
-    high: Vec<f32>,
+    low: Vec<T>,
+    high: Vec<T>,
+}
+
+impl<T: Sample> Batch<T> {
+    /// Samples of low and of high resolution, picture by picture.
+    pub fn samples(&self) -> [&[u8]; 2] {
+        [bytemuck::cast_slice(&self.low), bytemuck::cast_slice(&self.high)]
+    }
 }
 
 impl Batch {
@@ -66,68 +111,75 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Batch number `step`.
-    fn batch(&self, examples: &dyn Examples, step: usize) -> Result<Batch, BoxError> {
+    /// Examples `share` of batch number `step`.
+    fn batch<T: Sample>(
+        &self,
+        examples: &dyn Examples,
+        step: usize,
+        share: Range<usize>,
+    ) -> Result<Batch<T>, BoxError> {
         let sides = [self.patch / self.scale.max(1), self.patch];
-        let mut batch = Batch { examples: self.batch, sides, low: Vec::new(), high: Vec::new() };
-        for i in 0..self.batch {
+        let sizes = sides.map(|side| side * side * 3);
+        let [low, high] = sizes.map(|size| Vec::with_capacity(share.len() * size));
+        let mut batch = Batch { examples: share.len(), sides, low, high };
+        for i in share {
             let mut random = self.random.part(step as u64).part(i as u64);
-            let example = examples.example(self.patch, &mut random)?;
-            if [example.low.len(), example.high.len()] != sides.map(|side| side * side * 3) {
+            let [low, high] = T::example(examples, self.patch, &mut random)?;
+            if [low.len(), high.len()] != sizes {
                 return Err(format!("an example of another size than {} pixels a side", self.patch).into());
             }
             let turn = random.below(8);
-            turned(&example.low, sides[0], turn, &mut batch.low);
-            turned(&example.high, sides[1], turn, &mut batch.high);
+            turned(&low, sides[0], turn, &mut batch.low);
+            turned(&high, sides[1], turn, &mut batch.high);
         }
         Ok(batch)
     }
 }
 
 /// Appends a square picture, mirrored and turned in one of eight ways.
-fn turned(picture: &[f32], side: usize, turn: usize, out: &mut Vec<f32>) {
-    out.reserve(picture.len());
+fn turned<T: Copy>(picture: &[T], side: usize, turn: usize, out: &mut Vec<T>) {
+    let mirrored = |flag: usize, i: usize| if turn & flag != 0 { side - 1 - i } else { i };
     for y in 0..side {
-        for x in 0..side {
-            let (mut a, mut b) = (y, x);
-            if turn & 1 != 0 {
-                a = side - 1 - a;
+        if turn & 4 == 0 {
+            let row = &picture[mirrored(1, y) * side * 3..][..side * 3];
+            match turn & 2 {
+                0 => out.extend_from_slice(row),
+                _ => out.extend(row.chunks_exact(3).rev().flatten()),
             }
-            if turn & 2 != 0 {
-                b = side - 1 - b;
+        } else {
+            // Columns become rows.
+            let column = mirrored(2, y) * 3;
+            for x in 0..side {
+                out.extend_from_slice(&picture[mirrored(1, x) * side * 3 + column..][..3]);
             }
-            if turn & 4 != 0 {
-                (a, b) = (b, a);
-            }
-            out.extend_from_slice(&picture[(a * side + b) * 3..][..3]);
         }
     }
 }
 
-struct State {
+struct State<T> {
     /// The next batch that no thread has begun.
     next: usize,
     /// The next batch that will be taken.
     wanted: usize,
-    ready: BTreeMap<usize, Result<Batch, BoxError>>,
+    ready: BTreeMap<usize, Result<Batch<T>, BoxError>>,
     stop: bool,
 }
 
-struct Shared {
-    state: Mutex<State>,
+struct Shared<T> {
+    state: Mutex<State<T>>,
     changed: Condvar,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl<T> Shared<T> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
         // The state is whole between any two statements.
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 
 /// Threads that make batches.
-pub struct Loader {
-    shared: Arc<Shared>,
+pub struct Loader<T = f32> {
+    shared: Arc<Shared<T>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -137,14 +189,49 @@ impl Loader {
     /// # Errors
     /// If the system refuses threads.
     pub fn new(examples: Arc<dyn Examples>, plan: Plan, threads: usize) -> Result<Loader, Error> {
+        let share = 0..plan.batch;
+        Loader::share(examples, plan, threads, share)
+    }
+
+    /// As [`new`](Self::new), with examples `share` of each batch alone: what a process draws of the batch of many.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn share(
+        examples: Arc<dyn Examples>,
+        plan: Plan,
+        threads: usize,
+        share: Range<usize>,
+    ) -> Result<Loader, Error> {
+        Loader::start(examples, plan, threads, share)
+    }
+}
+
+impl Loader<u8> {
+    /// As [`Loader::share`], in 8 bits.
+    ///
+    /// # Errors
+    /// As [`Loader::new`].
+    pub fn bytes(
+        examples: Arc<dyn Examples>,
+        plan: Plan,
+        threads: usize,
+        share: Range<usize>,
+    ) -> Result<Loader<u8>, Error> {
+        Loader::start(examples, plan, threads, share)
+    }
+}
+
+impl<T: Sample> Loader<T> {
+    fn start(examples: Arc<dyn Examples>, plan: Plan, threads: usize, share: Range<usize>) -> Result<Loader<T>, Error> {
         let (first, ahead) = (plan.steps.start, 2 * threads.max(1));
         let state = State { next: first, wanted: first, ready: BTreeMap::new(), stop: false };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let mut loader = Loader { shared: shared.clone(), threads: Vec::new() };
         for i in 0..threads.max(1) {
-            let (shared, examples, plan) = (shared.clone(), examples.clone(), plan.clone());
+            let (shared, examples, plan, share) = (shared.clone(), examples.clone(), plan.clone(), share.clone());
             let thread = std::thread::Builder::new().name(format!("supple-load-{i}"));
-            let work = move || make(&shared, &*examples, &plan, ahead);
+            let work = move || make(&shared, &*examples, &plan, &share, ahead);
             loader.threads.push(thread.spawn(work).map_err(Error::io("threads", "start"))?);
         }
         Ok(loader)
@@ -154,7 +241,7 @@ impl Loader {
     ///
     /// # Errors
     /// If it could not be made.
-    pub fn next_batch(&mut self) -> Result<Batch, Error> {
+    pub fn next_batch(&mut self) -> Result<Batch<T>, Error> {
         let mut state = self.shared.lock();
         loop {
             let wanted = state.wanted;
@@ -168,7 +255,7 @@ impl Loader {
     }
 }
 
-impl Drop for Loader {
+impl<T> Drop for Loader<T> {
     fn drop(&mut self) {
         self.shared.lock().stop = true;
         self.shared.changed.notify_all();
@@ -178,7 +265,7 @@ impl Drop for Loader {
     }
 }
 
-fn make(shared: &Shared, examples: &dyn Examples, plan: &Plan, ahead: usize) {
+fn make<T: Sample>(shared: &Shared<T>, examples: &dyn Examples, plan: &Plan, share: &Range<usize>, ahead: usize) {
     loop {
         let step = {
             let mut state = shared.lock();
@@ -195,7 +282,7 @@ fn make(shared: &Shared, examples: &dyn Examples, plan: &Plan, ahead: usize) {
             state.next - 1
         };
         // A panic here would leave the taker waiting for ever.
-        let batch = catch_unwind(AssertUnwindSafe(|| plan.batch(examples, step)));
+        let batch = catch_unwind(AssertUnwindSafe(|| plan.batch(examples, step, share.clone())));
         let batch = batch.unwrap_or_else(|_| Err("the reader of examples panicked".into()));
         shared.lock().ready.insert(step, batch);
         shared.changed.notify_all();

@@ -3,6 +3,7 @@
 use crate::Error;
 use crate::loss::LossRecipe;
 use crate::optimizer::OptimizerRecipe;
+use crate::precision::Precision;
 use crate::schedule::Schedule;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,9 @@ pub struct Recipe {
     /// What every random choice is drawn from.
     #[serde(default = "one")]
     pub seed: u64,
+    /// What the network computes in, on a GPU; a stage may say otherwise.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub precision: Precision,
     /// What is trained.
     pub network: NetworkRecipe,
     /// On what.
@@ -107,6 +111,9 @@ pub struct Stage {
     /// How the learning rate goes down.
     #[serde(default)]
     pub schedule: Schedule,
+    /// What the network computes in, on a GPU, if that differs from the recipe's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<Precision>,
     /// Which optimiser.
     #[serde(default)]
     pub optimizer: OptimizerRecipe,
@@ -116,6 +123,10 @@ pub struct Stage {
 
 fn one() -> u64 {
     1
+}
+
+fn is_default(precision: &Precision) -> bool {
+    *precision == Precision::default()
 }
 
 fn one_usize() -> usize {
@@ -161,10 +172,23 @@ impl Recipe {
         }
     }
 
-    /// Whether a run of this recipe goes on as one of `other`: what is watched and kept in memory may differ.
+    /// What the network computes in during `stage`, on a GPU.
+    pub fn precision_of(&self, stage: &Stage) -> Precision {
+        stage.precision.unwrap_or(self.precision)
+    }
+
+    /// The same recipe in another precision throughout.
+    pub fn with_precision(mut self, precision: Precision) -> Recipe {
+        self.precision = precision;
+        self.stages.iter_mut().for_each(|stage| stage.precision = None);
+        self
+    }
+
+    /// Whether a run of this recipe goes on as one of `other`: what is watched and kept in memory may differ, and what the network
+    /// computes in.
     pub(crate) fn continues(&self, other: &Recipe) -> bool {
         let essence = |recipe: &Recipe| {
-            let mut recipe = recipe.clone();
+            let mut recipe = recipe.clone().with_precision(Precision::default());
             (recipe.every, recipe.data.cache_mib, recipe.data.validate) = (Every::default(), 0, Vec::new());
             recipe
         };
@@ -259,6 +283,19 @@ mod tests {
         assert!(other.continues(&recipe));
         other.stages[0].batch = 8;
         assert!(!other.continues(&recipe));
+    }
+
+    #[test]
+    fn a_stage_has_the_precision_of_the_recipe_or_its_own() {
+        let recipe = Recipe::parse("test", TEXT).unwrap();
+        assert_eq!(recipe.precision_of(&recipe.stages[0]), Precision::F32);
+        assert!(!recipe.to_toml().unwrap().contains("precision"), "as before there were any");
+        let text = format!("precision = 'bf16'\n{TEXT}\nprecision = 'f16'");
+        let own = Recipe::parse("test", &text).unwrap();
+        assert_eq!((own.precision, own.precision_of(&own.stages[0])), (Precision::Bf16, Precision::F16));
+        assert_eq!(Recipe::parse("again", &own.to_toml().unwrap()).unwrap(), own);
+        assert!(own.continues(&recipe) && recipe.continues(&own), "a run may go on elsewhere");
+        assert!(Recipe::parse("test", &format!("precision = 'f8'\n{TEXT}")).is_err());
     }
 
     #[test]

@@ -5,16 +5,18 @@
 //! the last, `stage1.safetensors` and so on.
 
 use crate::file::write_whole;
-use crate::loader::Plan;
-use crate::loss::Loss;
+use crate::learner::{Learner, Report, Snapshot, Task};
 use crate::metrics::{Metric, Metrics};
+use crate::parallel::{self, Communicator};
 use crate::recipe::Stage;
-use crate::{Architecture, Average, BoxError, Checkpoint, Error, Examples, Loader, Optimizer, Recipe, clip, norm};
+use crate::{Architecture, Average, BoxError, Checkpoint, Error, Examples, Optimizer, Recipe};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use supple_models::Parameters;
-use supple_tensor::{Device, Gradients, Random, Tensor, ops};
+use supple_tensor::{Cpu, Device, Isa};
+use supple_weights::Weights;
 
 /// How a run is done.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +25,21 @@ pub struct Options {
     pub resume: bool,
     /// Threads that make batches.
     pub loader_threads: usize,
+}
+
+/// With whom, and how the device is told what to do.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Whether a GPU's step is recorded once and replayed; else it is queued kernel by kernel.
+    pub graph: bool,
+    /// The other processes of the run. Process 0 alone writes files, and validates.
+    pub team: Option<Arc<dyn Communicator>>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Setup { graph: true, team: None }
+    }
 }
 
 /// Where a run is.
@@ -40,7 +57,7 @@ pub struct Progress {
     pub done: usize,
     /// Steps of all stages.
     pub total: usize,
-    /// Loss of the last step.
+    /// Loss of the last step that it is known of: a GPU is a few steps behind.
     pub loss: f32,
 }
 
@@ -54,6 +71,11 @@ pub trait Observer {
     /// # Errors
     /// If the pictures cannot be read or the weights not be loaded.
     fn validate(&mut self, progress: &Progress, weights: &Path) -> Result<Option<f64>, BoxError>;
+
+    /// Something that a person should know.
+    fn note(&mut self, text: &str) {
+        let _ = text;
+    }
 }
 
 /// How a run ended.
@@ -80,81 +102,96 @@ pub fn train(
     options: Options,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, Error> {
-    let checkpoint = folder.join("checkpoint.safetensors");
-    let exists = checkpoint.exists();
-    if exists && !options.resume {
-        return Err(Error::RunExists(folder.into()));
-    }
-    if options.resume && !exists {
-        return Err(Error::NoRun(folder.into()));
-    }
-    let first = Architecture::of(recipe)?;
-    std::fs::create_dir_all(folder).map_err(Error::io(folder, "create the folder"))?;
-    let mut state = if exists {
-        let found = Checkpoint::open(&checkpoint, recipe, device)?;
-        let architecture = first.at(&recipe.stages[..=found.stage]);
-        if !found.fits(architecture.network()) {
-            let problem = "its tensors are not those of the network".to_owned();
-            return Err(Error::Checkpoint { path: checkpoint, problem });
-        }
-        State::resume(architecture, found, &recipe.stages)?
-    } else {
-        write_whole(&folder.join("recipe.toml"), &recipe.to_toml()?)?;
-        State::begin(&first, &first.start(recipe, device)?, 0, &recipe.stages[0])?
+    train_with(recipe, folder, device, examples, options, &Setup::default(), observer)
+}
+
+/// As [`train`], in a setup of one's own.
+///
+/// # Errors
+/// As [`train`], and [`Error::Lost`] if another process is gone.
+pub fn train_with(
+    recipe: &Recipe,
+    folder: &Path,
+    device: &Device,
+    examples: Arc<dyn Examples>,
+    options: Options,
+    setup: &Setup,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, Error> {
+    // What is read, written and changed between stages lies on the host.
+    let host = match device {
+        Device::Cpu(_) => device.clone(),
+        #[allow(unreachable_patterns, reason = "without GPUs there is nothing else")]
+        _ => Device::cpu(Cpu::new(Isa::detect(), 1))?,
     };
-    let metrics = Metrics::resume(&folder.join("metrics.jsonl"), state.stage + 1, state.step)?;
-    let mut run = Run { recipe, folder, device, examples, options, metrics, began: Instant::now() };
-    if !exists {
-        // A run exists from here on: a kill before the first interval is over can be resumed too.
-        run.save(&state)?;
+    let writes = setup.team.as_ref().is_none_or(|team| team.rank() == 0);
+    let mut run = Run { recipe, folder, device, examples, options, setup, metrics: None, began: Instant::now() };
+    let mut state = if writes { run.begin(&host)? } else { State::nowhere(recipe)? };
+    if let Some(team) = &setup.team {
+        run.hand_round(&**team, &host, &mut state)?;
     }
     let mut loss = f32::NAN;
     loop {
         let finished = run.stage(&mut state, &mut loss, observer)?;
-        run.save(&state)?;
-        let weights = run.weights(&state, "weights.safetensors")?;
-        let progress = run.progress(&state, loss);
-        if !finished || state.stage + 1 == recipe.stages.len() {
+        run.save(&state.position, &state.start)?;
+        let weights = run.weights(&state.position, &state.start, "weights.safetensors")?;
+        let progress = run.progress(&state.position, loss);
+        if !finished || state.position.stage + 1 == recipe.stages.len() {
             return Ok(Outcome { finished, weights, progress });
         }
-        run.weights(&state, &format!("stage{}.safetensors", state.stage + 1))?;
-        let next = state.stage + 1;
-        state = State::begin(&state.architecture, state.result(), next, &recipe.stages[next])?;
-        run.save(&state)?;
+        let next = state.position.stage + 1;
+        run.weights(&state.position, &state.start, &format!("stage{next}.safetensors"))?;
+        state = State::begin(&state.position.architecture, state.start.result(), next, &recipe.stages[next])?;
+        run.save(&state.position, &state.start)?;
     }
 }
 
-/// What changes from step to step.
-struct State {
+/// How far a run is.
+struct Position {
     architecture: Architecture,
+    /// Number of the stage, from 0.
     stage: usize,
+    /// Steps of it that are done.
     step: usize,
-    parameters: Parameters,
-    average: Option<Average>,
-    optimizer: Optimizer,
+}
+
+/// How far a run is, and what it goes on from.
+struct State {
+    position: Position,
+    start: Snapshot<'static>,
 }
 
 impl State {
     fn begin(before: &Architecture, weights: &Parameters, number: usize, stage: &Stage) -> Result<State, Error> {
         let (architecture, weights) = before.enter(stage, weights)?;
-        let parameters = weights.copy()?.variables();
+        let parameters = weights.copy()?;
         let average = stage.average.map(|decay| Average::new(&parameters, decay)).transpose()?;
-        let optimizer = Optimizer::new(stage.optimizer);
-        Ok(State { architecture, stage: number, step: 0, parameters, average, optimizer })
-    }
-
-    fn resume(architecture: Architecture, found: Checkpoint, stages: &[Stage]) -> Result<State, Error> {
-        let Checkpoint { stage, step, parameters, average, optimizer } = found;
-        let average = match (stages[stage].average, average) {
-            (Some(decay), Some(average)) => Some(Average::new(&average, decay)?),
-            _ => None,
+        let start = Snapshot {
+            parameters: Cow::Owned(parameters),
+            average: average.map(Cow::Owned),
+            optimizer: Cow::Owned(Optimizer::new(stage.optimizer)),
+            scale: None,
         };
-        Ok(State { architecture, stage, step, parameters: parameters.variables(), average, optimizer })
+        Ok(State { position: Position { architecture, stage: number, step: 0 }, start })
     }
 
-    /// The weights that count: the average if there is one.
-    fn result(&self) -> &Parameters {
-        self.average.as_ref().map_or(&self.parameters, Average::parameters)
+    fn resume(first: &Architecture, found: Checkpoint, path: &Path, stages: &[Stage]) -> Result<State, Error> {
+        let architecture = first.at(&stages[..=found.stage]);
+        if !found.fits(architecture.network()) {
+            let problem = "its tensors are not those of the network".to_owned();
+            return Err(Error::Checkpoint { path: path.into(), problem });
+        }
+        let position = Position { architecture, stage: found.stage, step: found.step };
+        let decay = stages[found.stage].average;
+        Ok(State { position, start: found.into_snapshot(decay)? })
+    }
+
+    /// What a process has before it has heard from process 0.
+    fn nowhere(recipe: &Recipe) -> Result<State, Error> {
+        let position = Position { architecture: Architecture::of(recipe)?, stage: 0, step: 0 };
+        let optimizer = Cow::Owned(Optimizer::new(recipe.stages[0].optimizer));
+        let start = Snapshot { parameters: Cow::Owned(Parameters::default()), average: None, optimizer, scale: None };
+        Ok(State { position, start })
     }
 }
 
@@ -164,106 +201,194 @@ struct Run<'a> {
     device: &'a Device,
     examples: Arc<dyn Examples>,
     options: Options,
-    metrics: Metrics,
+    setup: &'a Setup,
+    /// `None` where another process writes them.
+    metrics: Option<Metrics>,
     began: Instant,
 }
 
+/// Steps between two votes of GPUs on whether to stop: a vote waits for all.
+const VOTE: usize = 16;
+
 impl Run<'_> {
+    fn checkpoint(&self) -> PathBuf {
+        self.folder.join("checkpoint.safetensors")
+    }
+
+    /// Begins a run, or opens that which is there.
+    fn begin(&mut self, host: &Device) -> Result<State, Error> {
+        let (recipe, folder, checkpoint) = (self.recipe, self.folder, self.checkpoint());
+        let exists = checkpoint.exists();
+        if exists && !self.options.resume {
+            return Err(Error::RunExists(folder.into()));
+        }
+        if self.options.resume && !exists {
+            return Err(Error::NoRun(folder.into()));
+        }
+        let first = Architecture::of(recipe)?;
+        std::fs::create_dir_all(folder).map_err(Error::io(folder, "create the folder"))?;
+        let state = if exists {
+            let found = Checkpoint::open(&checkpoint, recipe, host)?;
+            State::resume(&first, found, &checkpoint, &recipe.stages)?
+        } else {
+            write_whole(&folder.join("recipe.toml"), &recipe.to_toml()?)?;
+            State::begin(&first, &first.start(recipe, host)?, 0, &recipe.stages[0])?
+        };
+        let Position { stage, step, .. } = state.position;
+        self.metrics = Some(Metrics::resume(&folder.join("metrics.jsonl"), stage + 1, step)?);
+        if !exists {
+            // A run exists from here on: a kill before the first interval is over can be resumed too.
+            self.save(&state.position, &state.start)?;
+        }
+        Ok(state)
+    }
+
+    /// Gives all processes the checkpoint that process 0 begins with.
+    fn hand_round(&self, team: &dyn Communicator, host: &Device, state: &mut State) -> Result<(), Error> {
+        let path = self.checkpoint();
+        let mut bytes = match self.metrics {
+            Some(_) => std::fs::read(&path).map_err(Error::io(&path, "read"))?,
+            None => Vec::new(),
+        };
+        team.broadcast(&mut bytes)?;
+        if self.metrics.is_none() {
+            let weights = Weights::from_bytes("the checkpoint of process 0", bytes)?;
+            let found = Checkpoint::read(&path, &weights, self.recipe, host)?;
+            *state = State::resume(&Architecture::of(self.recipe)?, found, &path, &self.recipe.stages)?;
+        }
+        Ok(())
+    }
+
     /// Does what is left of a stage. False if the observer ended it.
     fn stage(&mut self, state: &mut State, last: &mut f32, observer: &mut dyn Observer) -> Result<bool, Error> {
-        let (stage, seed) = (&self.recipe.stages[state.stage], self.recipe.seed);
-        let loss = Loss::new(self.device, &stage.loss, seed)?;
-        let plan = Plan {
-            batch: stage.batch / stage.accumulate,
-            patch: stage.patch,
-            scale: self.recipe.network.scale,
-            steps: state.step * stage.accumulate..stage.steps * stage.accumulate,
-            random: Random::new(seed).part(state.stage as u64),
+        let State { position, start } = state;
+        let architecture = position.architecture.clone();
+        let task = Task {
+            device: self.device,
+            recipe: self.recipe,
+            architecture: &architecture,
+            number: position.stage,
+            step: position.step,
+            examples: self.examples.clone(),
+            loader_threads: self.options.loader_threads,
+            graph: self.setup.graph,
+            team: self.setup.team.clone(),
         };
-        let mut loader = Loader::new(self.examples.clone(), plan, self.options.loader_threads)?;
-        while state.step < stage.steps {
-            let (value, gradients) = self.gradients(state, stage, &loss, &mut loader)?;
-            let at = Metric { stage: state.stage + 1, step: state.step + 1, ..Metric::default() };
-            let size = norm(&state.parameters, &gradients)?;
-            if !value.is_finite() || !size.is_finite() {
-                return Err(Error::Diverged { stage: at.stage, step: at.step, loss: value });
+        if position.step == task.stage().steps {
+            return Ok(true);
+        }
+        let mut learner = task.learner(start.clone())?;
+        let finished = self.steps(position, &mut *learner, last, observer)?;
+        *start = learner.snapshot()?.into_owned();
+        Ok(finished)
+    }
+
+    fn steps(
+        &mut self,
+        position: &mut Position,
+        learner: &mut dyn Learner,
+        last: &mut f32,
+        observer: &mut dyn Observer,
+    ) -> Result<bool, Error> {
+        let (stage, every) = (&self.recipe.stages[position.stage], self.recipe.every);
+        let mut asked = false;
+        while position.step < stage.steps {
+            learner.step()?;
+            if let Some(note) = learner.note() {
+                observer.note(&note);
             }
-            let rate = stage.schedule.learning_rate(stage.learning_rate, stage.warm_up, state.step, stage.steps);
-            state.optimizer.step(&mut state.parameters, &gradients, clip(size, stage.clip), rate)?;
-            if let Some(average) = &mut state.average {
-                average.update(&state.parameters, state.step)?;
+            position.step += 1;
+            let due = |every: usize| every > 0 && position.step.is_multiple_of(every);
+            let ends = position.step == stage.steps;
+            let (validates, saves) = (due(every.validate) || ends, due(every.checkpoint) && !ends);
+            // All that is known goes into the metrics before anything else is written: what a checkpoint covers is there, and a
+            // loss that is no number ends the run.
+            for report in learner.reports(validates || saves)? {
+                *last = report.loss;
+                self.log(position, stage, &report)?;
             }
-            state.step += 1;
-            *last = value;
-            let due = |every: usize| every > 0 && state.step.is_multiple_of(every);
-            let (every, ends) = (self.recipe.every, state.step == stage.steps);
-            let seconds = self.began.elapsed().as_secs_f64();
-            if due(every.log) || ends {
-                let (loss, learning_rate, gradient_norm) = (Some(value), Some(rate), Some(size));
-                self.metrics.write(&Metric { loss, learning_rate, gradient_norm, seconds, ..at.clone() })?;
-            }
-            let progress = self.progress(state, value);
-            if due(every.validate) || ends {
-                let weights = self.weights(state, "weights.safetensors")?;
+            let progress = self.progress(position, *last);
+            if validates && self.metrics.is_some() {
+                let weights = self.weights(position, &learner.snapshot()?, "weights.safetensors")?;
                 if let Some(psnr) = observer.validate(&progress, &weights).map_err(Error::Observer)? {
-                    self.metrics.write(&Metric { psnr: Some(psnr), seconds, ..at })?;
+                    self.write(Metric { psnr: Some(psnr), ..self.metric(position, position.step) })?;
                 }
             }
-            // After the metrics: what a checkpoint covers has been written.
-            if due(every.checkpoint) && !ends {
-                self.save(state)?;
+            if saves {
+                self.save(position, &learner.snapshot()?)?;
             }
-            if !observer.step(&progress) {
+            asked |= !observer.step(&progress);
+            if self.agreed(asked, position.step)? {
+                // What is not known yet must be a number too.
+                for report in learner.reports(true)? {
+                    *last = report.loss;
+                    self.log(position, stage, &report)?;
+                }
                 return Ok(ends);
             }
         }
         Ok(true)
     }
 
-    /// The loss of a step and its gradients.
-    fn gradients(
-        &self,
-        state: &State,
-        stage: &Stage,
-        loss: &Loss,
-        loader: &mut Loader,
-    ) -> Result<(f32, Gradients), Error> {
-        let (mut total, mut gradients) = (0.0, Gradients::default());
-        let network = state.architecture.network();
-        for _ in 0..stage.accumulate {
-            let [low, high] = loader.next_batch()?.tensors(self.device)?;
-            let output = network.forward(&state.parameters, &low)?;
-            let part = ops::scale(&loss.of(&output, &high, &low)?, 1.0 / stage.accumulate as f32)?;
-            total += part.to_vec::<f32>()?[0];
-            gradients.accumulate(Tensor::backward(&part)?)?;
+    /// Whether to stop: all processes do at the same step.
+    fn agreed(&self, asked: bool, step: usize) -> Result<bool, Error> {
+        match &self.setup.team {
+            None => Ok(asked),
+            Some(team) => {
+                let votes = matches!(self.device, Device::Cpu(_)) || step.is_multiple_of(VOTE);
+                Ok(votes && parallel::any(&**team, asked)?)
+            }
         }
-        Ok((total, gradients))
     }
 
-    fn progress(&self, state: &State, loss: f32) -> Progress {
+    fn log(&mut self, position: &Position, stage: &Stage, report: &Report) -> Result<(), Error> {
+        let due = self.recipe.every.log > 0 && report.step.is_multiple_of(self.recipe.every.log);
+        if !due && report.step != stage.steps {
+            return Ok(());
+        }
+        let rate = stage.schedule.learning_rate(stage.learning_rate, stage.warm_up, report.step - 1, stage.steps);
+        // Of a step left out for the scale of its loss there is no norm.
+        let norm = Some(report.norm).filter(|norm| norm.is_finite());
+        let (loss, learning_rate, gradient_norm) = (Some(report.loss), Some(rate), norm);
+        self.write(Metric { loss, learning_rate, gradient_norm, ..self.metric(position, report.step) })
+    }
+
+    fn metric(&self, position: &Position, step: usize) -> Metric {
+        let seconds = self.began.elapsed().as_secs_f64();
+        Metric { stage: position.stage + 1, step, seconds, ..Metric::default() }
+    }
+
+    fn write(&mut self, metric: Metric) -> Result<(), Error> {
+        self.metrics.as_mut().map_or(Ok(()), |metrics| metrics.write(&metric))
+    }
+
+    fn progress(&self, position: &Position, loss: f32) -> Progress {
         let stages = &self.recipe.stages;
         let sum = |stages: &[Stage]| stages.iter().map(|stage| stage.steps).sum::<usize>();
         Progress {
-            stage: state.stage + 1,
+            stage: position.stage + 1,
             stages: stages.len(),
-            step: state.step,
-            steps: stages[state.stage].steps,
-            done: sum(&stages[..state.stage]) + state.step,
+            step: position.step,
+            steps: stages[position.stage].steps,
+            done: sum(&stages[..position.stage]) + position.step,
             total: sum(stages),
             loss,
         }
     }
 
-    fn save(&self, state: &State) -> Result<(), Error> {
-        let path = self.folder.join("checkpoint.safetensors");
-        let at = [state.stage, state.step];
-        Checkpoint::save(&path, self.recipe, at, &state.parameters, state.average.as_ref(), &state.optimizer)
+    fn save(&self, position: &Position, state: &Snapshot<'_>) -> Result<(), Error> {
+        if self.metrics.is_none() {
+            return Ok(());
+        }
+        Checkpoint::save(&self.checkpoint(), self.recipe, [position.stage, position.step], state)
     }
 
     /// Writes the weights as the streaming pass loads them.
-    fn weights(&self, state: &State, name: &str) -> Result<PathBuf, Error> {
+    fn weights(&self, position: &Position, state: &Snapshot<'_>, name: &str) -> Result<PathBuf, Error> {
         let path = self.folder.join(name);
-        state.result().save(&path, &state.architecture.network().metadata())?;
+        if self.metrics.is_some() {
+            state.result().save(&path, &position.architecture.network().metadata())?;
+        }
         Ok(path)
     }
 }

@@ -7,19 +7,22 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Instant;
-use supple::train::{self, Options, Progress, Recipe};
+use supple::DeviceChoice;
+use supple::train::{self, Event, Options, Progress, Recipe, TrainingPrecision};
 
 const EXAMPLES: &str = "\
 Examples:
   supple train recipes/rlfn_s_x2.toml                 into runs/rlfn_s_x2
   supple train recipes/rlfn_s_x2.toml --resume        go on after Ctrl-C, a kill or a power cut
   supple train my.toml -o /data/runs/mine --threads 8
+  supple train my.toml --device cuda --precision bf16 on the first GPU, the network in bf16
+  supple launch -n 4 train my.toml --device cuda      on four GPUs of this machine
   supple plot runs/rlfn_s_x2                          the curves so far, as a picture
   supple upscale photo.jpg -m runs/rlfn_s_x2/weights.safetensors -s 2
 
 The run's folder holds metrics.jsonl, checkpoint.safetensors and weights.safetensors. Ctrl-C saves a checkpoint and ends the
-run; a run that is killed loses what came after its last checkpoint, and is the same afterwards, bit for bit, as one that
-was not.
+run; a run that is killed loses what came after its last checkpoint, and is the same afterwards, on a CPU bit for bit, as one
+that was not. A run begun on a GPU can go on on the CPU, and the other way round.
 
 Exit status: 0 done, 1 something failed, 2 wrong usage, 130 interrupted (a checkpoint was saved).";
 
@@ -42,6 +45,18 @@ pub struct Args {
     #[arg(long)]
     resume: bool,
 
+    /// Where to train: auto (an NVIDIA GPU if there is one, and the CPU where that cannot), cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto, hide_default_value = true)]
+    device: DeviceChoice,
+
+    /// What the network computes in on a GPU: f32, bf16 or f16; weights are kept in f32 [default: as the recipe says]
+    #[arg(long, value_name = "TYPE")]
+    precision: Option<TrainingPrecision>,
+
+    /// Tell the GPU every step kernel by kernel, and not once for all
+    #[arg(long)]
+    no_graph: bool,
+
     /// Threads to use; 0: all
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = crate::commands::upscale::parse_threads)]
     threads: usize,
@@ -61,18 +76,32 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     let stem = args.recipe.file_stem().unwrap_or_default();
     let folder = args.output.clone().unwrap_or_else(|| PathBuf::from("runs").join(stem));
     interrupt::install();
-    let mut display = Display::new(args.quiet);
-    let options = Options { resume: args.resume, threads: Some(args.threads).filter(|&threads| threads > 0) };
+    // Of several processes the first alone shows anything.
+    let (rank, _) = train::rank()?;
+    let (quiet, json) = (args.quiet || rank > 0, args.json && rank == 0);
+    let mut display = Display::new(quiet);
+    let options = Options {
+        resume: args.resume,
+        threads: Some(args.threads).filter(|&threads| threads > 0),
+        device: args.device,
+        precision: args.precision,
+        without_graph: args.no_graph,
+    };
     let mut last_psnr = None;
-    let outcome = train::run(&recipe, &folder, options, &mut |progress, psnr| {
-        last_psnr = psnr.or(last_psnr);
-        display.show(progress, psnr);
+    let outcome = train::run(&recipe, &folder, options, &mut |event| {
+        match event {
+            Event::Step(progress, psnr) => {
+                last_psnr = psnr.or(last_psnr);
+                display.show(progress, psnr);
+            }
+            Event::Note(text) => display.note(text),
+        }
         !interrupt::asked()
     });
     display.bar.finish_and_clear();
     let outcome = outcome?;
     let loss = Some(outcome.progress.loss).filter(|loss| loss.is_finite());
-    if args.json {
+    if json {
         show_json(&serde_json::json!({
             "finished": outcome.finished,
             "weights": outcome.weights,
@@ -80,7 +109,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
             "loss": loss,
             "psnr": last_psnr,
         }))?;
-    } else if !args.quiet {
+    } else if !quiet {
         let psnr = last_psnr.map(|psnr| format!(", validation {psnr:.2} dB")).unwrap_or_default();
         let loss = loss.map(|loss| format!(", loss {loss:.5}")).unwrap_or_default();
         let (done, total) = (outcome.progress.done, outcome.progress.total);
@@ -89,7 +118,9 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     if outcome.finished {
         return Ok(Exit::Done);
     }
-    say(&format!("interrupted, checkpoint saved: the same command with --resume goes on ({})", folder.display()));
+    if rank == 0 {
+        say(&format!("interrupted, checkpoint saved: the same command with --resume goes on ({})", folder.display()));
+    }
     Ok(Exit::Interrupted)
 }
 
@@ -116,6 +147,12 @@ impl Display {
             style.unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("share", share).progress_chars("━╸ "),
         );
         Display { quiet, bar, began: None, said: Instant::now() }
+    }
+
+    fn note(&self, text: &str) {
+        if !self.quiet {
+            self.bar.suspend(|| say(text));
+        }
     }
 
     fn show(&mut self, progress: &Progress, psnr: Option<f64>) {

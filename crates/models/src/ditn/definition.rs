@@ -216,6 +216,10 @@ impl Network for Definition {
         Ok(ops::pixel_shuffle(&y, self.scale)?)
     }
 
+    fn meets_activations(&self, name: &str) -> bool {
+        name.ends_with(".temperature") || name.ends_with(".SDA.scale")
+    }
+
     fn initialise(&self, device: &Device, seed: u64) -> Result<Parameters, Error> {
         let mut parameters = Parameters::uniform(device, &self.shapes(), seed)?;
         for (name, shape) in self.shapes() {

@@ -9,6 +9,9 @@
 //! the largest down, every gradient is complete when its turn comes. Gradients of a tensor that was used twice are added in
 //! that order, which depends on the program alone: training is reproducible bit for bit.
 //!
+//! Gradients are f32 on the CPU. On a GPU they have the type of what they belong to, and a cast back is part of a cast's
+//! gradient: so f32 master weights that are cast to bf16 where they are used get f32 gradients.
+//!
 //! A tensor remembers only where an input does, and not inside [`no_grad`]: inference pays nothing.
 //!
 //! ```
@@ -25,7 +28,7 @@ mod checkpoint;
 mod views;
 
 use crate::error::refuse;
-use crate::{DType, Error, Tensor, ops};
+use crate::{DType, Device, Error, Tensor, ops};
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -156,6 +159,13 @@ impl Gradients {
         self.by_leaf.remove(&leaf.history()?.id)
     }
 
+    /// Puts another gradient in the place of that of `leaf`; nothing happens if `leaf` is no leaf.
+    pub fn replace(&mut self, leaf: &Tensor, grad: Tensor) {
+        if let Some(node) = leaf.history() {
+            self.by_leaf.insert(node.id, grad);
+        }
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.by_leaf.is_empty()
@@ -203,8 +213,19 @@ impl Tensor {
         if self.elements() != 1 {
             return refuse!("backward", "wants one element, such as a loss, got shape {:?}", self.shape());
         }
-        let one = Tensor::from_slice(self.device(), &[1.0f32], &[1])?.reshape(self.shape())?;
+        let one = Tensor::filled(self.device(), self.shape(), 1.0, self.gradient_dtype())?;
         self.backward_with(&one)
+    }
+
+    /// The type of its gradient: that of its own elements on a GPU, f32 on the CPU.
+    pub(crate) fn gradient_dtype(&self) -> DType {
+        match (self.device(), self.dtype()) {
+            (Device::Cpu(_), _) => DType::F32,
+            #[cfg(feature = "cuda")]
+            (_, dtype @ (DType::F16 | DType::BF16)) => dtype,
+            #[cfg(feature = "cuda")]
+            _ => DType::F32,
+        }
     }
 
     /// Gradients of `Σ self · grad` with respect to every leaf.
@@ -237,7 +258,6 @@ fn run_backward(last: &Arc<Node>, grad: Tensor) -> Result<Gradients, Error> {
         debug_assert_eq!(given.len(), needed.len(), "{}: gradients", node.op);
         for (input, grad) in node.inputs.iter().zip(given) {
             let (Some(input), Some(grad)) = (input, grad) else { continue };
-            debug_assert_eq!(grad.dtype(), DType::F32, "{}: gradients are f32", node.op);
             let sum = match waiting.remove(&input.id) {
                 Some((_, sum)) => ops::add(&sum, &grad)?,
                 None => grad,

@@ -39,7 +39,10 @@ pub(crate) fn recorded_copy(x: &Tensor, y: Tensor) -> Tensor {
 
 /// `y`, which is `x` with elements of another type: the master copy of a weight gets its gradient in its own type.
 pub(crate) fn recorded_cast(x: &Tensor, y: Tensor) -> Tensor {
-    record("cast", y, &[x], || |grad: &Tensor, _: &[bool]| Ok(vec![Some(grad.clone())]))
+    record("cast", y, &[x], || {
+        let dtype = x.gradient_dtype();
+        move |grad: &Tensor, _: &[bool]| Ok(vec![Some(grad.to_dtype(dtype)?)])
+    })
 }
 
 impl Tensor {

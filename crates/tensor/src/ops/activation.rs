@@ -12,17 +12,21 @@ use supple_kernels::backward::activation::{self as backward, saves_output};
 /// # Errors
 /// If the elements are not `f32`.
 pub fn activate(x: &Tensor, how: Activation) -> Result<Tensor, Error> {
+    let y = values(x, how)?;
+    let saved = if saves_output(how) { &y } else { x }.detach();
+    Ok(record("activation", y, &[x], move || move |grad, _| Ok(vec![Some(activation_backward(grad, &saved, how)?)])))
+}
+
+fn values(x: &Tensor, how: Activation) -> Result<Tensor, Error> {
     #[cfg(feature = "cuda")]
     if let crate::Device::Cuda(gpu) = x.device() {
-        crate::cuda::without_gradient("activation", &[x])?;
         return crate::cuda::unary(gpu, "activation", how, 1.0, x);
     }
     let (from, rows) = x.to_rows("activation")?;
     let (mut y, out) = output(x.device(), x.shape(), is_padded(&rows))?;
     let cpu = x.device().kernels();
     activation::activate(cpu, how, rows.rows, rows.len, from.data(), rows.stride, y.write(), out.stride);
-    let saved = if saves_output(how) { &y } else { x }.detach();
-    Ok(record("activation", y, &[x], move || move |grad, _| Ok(vec![Some(activation_backward(grad, &saved, how)?)])))
+    Ok(y)
 }
 
 /// The gradient of an activation's input from that of its output. `saved` is the output where
@@ -35,6 +39,10 @@ pub fn activation_backward(grad: &Tensor, saved: &Tensor, how: Activation) -> Re
     same_device(OP, grad.device(), saved.device())?;
     if grad.shape() != saved.shape() {
         return refuse!(OP, "shapes {:?} and {:?} differ", grad.shape(), saved.shape());
+    }
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = grad.device() {
+        return crate::cuda::activation_backward(gpu, grad, saved, how);
     }
     let ((grad, grad_rows), (saved, saved_rows)) = (grad.to_rows(OP)?, saved.to_rows(OP)?);
     let (mut y, out) = output(grad.device(), grad.shape(), is_padded(&grad_rows) || is_padded(&saved_rows))?;

@@ -1,12 +1,10 @@
 //! Concatenation.
 
 use super::{is_padded, output, same_device};
-#[cfg(feature = "cuda")]
-use crate::Layout;
 use crate::autograd::record;
 use crate::copy::copy_strided;
 use crate::error::refuse;
-use crate::{DType, Device, Error, Tensor};
+use crate::{DType, Device, Error, Layout, Tensor};
 
 /// Tensors one after the other along dimension `dim`.
 ///
@@ -38,26 +36,7 @@ pub fn concat(tensors: &[&Tensor], dim: usize) -> Result<Tensor, Error> {
         shape[dim] = total;
     }
     let padded = first.layout().rows().is_some_and(|rows| is_padded(&rows));
-    #[cfg(feature = "cuda")]
-    if let Device::Cuda(gpu) = first.device() {
-        crate::cuda::without_gradient(OP, tensors)?;
-        let layout = if padded { Layout::padded(&shape)? } else { Layout::contiguous(&shape)? };
-        let (y, mut start) = (Tensor::unspecified(first.device(), layout, dtype)?, 0);
-        for tensor in tensors {
-            let len = tensor.shape()[dim];
-            crate::cuda::copy(gpu, tensor, &y, &layout.narrow(dim, start, len)?)?;
-            start += len;
-        }
-        return Ok(y);
-    }
-    let (mut y, _) = output(first.device(), &shape, padded)?;
-    let whole = *y.layout();
-    let mut start = 0;
-    for tensor in tensors {
-        let len = tensor.shape()[dim];
-        copy_strided(tensor.data::<f32>(), tensor.layout(), y.write::<f32>(), &whole.narrow(dim, start, len)?);
-        start += len;
-    }
+    let y = joined(tensors, dim, &shape, padded)?;
     Ok(record(OP, y, tensors, || {
         let sizes: Vec<usize> = tensors.iter().map(|tensor| tensor.shape()[dim]).collect();
         move |grad, needed| {
@@ -71,6 +50,33 @@ pub fn concat(tensors: &[&Tensor], dim: usize) -> Result<Tensor, Error> {
     }))
 }
 
+/// The tensors one after the other in a new one of `shape`.
+fn joined(tensors: &[&Tensor], dim: usize, shape: &[usize], padded: bool) -> Result<Tensor, Error> {
+    let device = tensors[0].device();
+    let places = |whole: &Layout| -> Result<Vec<Layout>, Error> {
+        let mut start = 0;
+        let place = |tensor: &&Tensor| {
+            start += tensor.shape()[dim];
+            whole.narrow(dim, start - tensor.shape()[dim], tensor.shape()[dim])
+        };
+        tensors.iter().map(place).collect()
+    };
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = device {
+        let layout = if padded { Layout::padded(shape)? } else { Layout::contiguous(shape)? };
+        let y = Tensor::unspecified(device, layout, tensors[0].dtype())?;
+        for (tensor, place) in tensors.iter().zip(places(&layout)?) {
+            crate::cuda::copy(gpu, tensor, &y, &place)?;
+        }
+        return Ok(y);
+    }
+    let (mut y, _) = output(device, shape, padded)?;
+    for (tensor, place) in tensors.iter().zip(places(&{ *y.layout() })?) {
+        copy_strided(tensor.data::<f32>(), tensor.layout(), y.write::<f32>(), &place);
+    }
+    Ok(y)
+}
+
 /// Zeros of `shape` with `part` at indices `start..` of dimension `dim`: what [`Tensor::narrow`] does, backward.
 pub(crate) fn widen(
     device: &Device,
@@ -79,8 +85,16 @@ pub(crate) fn widen(
     start: usize,
     part: &Tensor,
 ) -> Result<Tensor, Error> {
-    part.expect_dtype("narrow", DType::F32)?;
     let padded = part.layout().rows().is_some_and(|rows| is_padded(&rows));
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = device {
+        let layout = if padded { Layout::padded(shape)? } else { Layout::contiguous(shape)? };
+        let y = Tensor::unspecified(device, layout, part.dtype())?;
+        gpu.clear(y.memory()?, 0, y.memory()?.bytes())?;
+        crate::cuda::copy(gpu, part, &y, &layout.narrow(dim, start, part.shape()[dim])?)?;
+        return Ok(y);
+    }
+    part.expect_dtype("narrow", DType::F32)?;
     let (mut y, _) = output(device, shape, padded)?;
     let to = y.layout().narrow(dim, start, part.shape()[dim])?;
     y.write::<f32>().fill(0.0);

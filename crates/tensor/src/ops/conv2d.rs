@@ -156,10 +156,10 @@ impl Conv2d {
 
 /// `activation(x * weight + bias)` for `x` of shape `[n, h, w, in_channels]`, `weight` as [`Conv2d::new`] takes it, of shape
 /// `[out_channels, in_channels / groups, height, width]`, and `bias` of `[out_channels]`: what [`Conv2d`] does, with gradients
-/// and without weights packed beforehand.
+/// and without weights packed beforehand. On a GPU weight and bias are of the type of `x`, or `f32`.
 ///
 /// # Errors
-/// If the shapes do not fit each other, or elements are not `f32`.
+/// If the shapes or element types do not fit each other.
 pub fn conv2d(
     x: &Tensor,
     weight: &Tensor,
@@ -167,17 +167,17 @@ pub fn conv2d(
     shape: ConvShape,
     activation: Activation,
 ) -> Result<Tensor, Error> {
-    check_weight(x.device(), weight, &shape)?;
+    check_weight(x, weight, &shape)?;
     if let Some(bias) = bias {
         same_device(OP, x.device(), bias.device())?;
-        bias.expect_dtype(OP, DType::F32)?;
+        expect_parameter(x, bias)?;
+        if bias.shape()[..] != [shape.out_channels] {
+            return refuse!(OP, "a bias of shape {:?} for {shape:?}", bias.shape());
+        }
     }
     // What cannot be undone from the output is not fused.
     let fused = if saves_output(activation) { activation } else { Activation::Identity };
-    let flat = weight.detach().contiguous()?;
-    let shift = bias.map(|bias| bias.detach().contiguous()).transpose()?;
-    let shift = shift.as_ref().map(Tensor::as_slice).transpose()?;
-    let y = Conv2d::new(x.device(), shape, flat.as_slice()?, shift)?.forward(&x.detach(), fused, None)?;
+    let y = convolved(&x.detach(), &weight.detach(), bias.map(Tensor::detach).as_ref(), shape, fused)?;
     let saved = y.detach();
     let all = [Some(x), Some(weight), bias];
     let all: Vec<&Tensor> = all.into_iter().flatten().collect();
@@ -189,22 +189,64 @@ pub fn conv2d(
                 fused => activation_backward(grad, &saved, fused)?,
             };
             let size = [x.shape()[1], x.shape()[2]];
-            let mut grads = vec![
-                needed[0].then(|| conv2d_backward_input(&before, &weight, &shape, size)).transpose()?,
-                needed[1].then(|| conv2d_backward_weight(&before, &x, &shape)).transpose()?,
-            ];
-            if let Some(&needed) = needed.get(2) {
-                grads.push(needed.then(|| column_sums(&before)).transpose()?);
-            }
-            Ok(grads)
+            let of_x = needed[0].then(|| conv2d_backward_input(&before, &weight, &shape, size)).transpose()?;
+            let wanted = [needed[1], needed.get(2).copied().unwrap_or(false)];
+            let of_parameters = parameter_gradients(&before, &x, &shape, weight.dtype(), wanted)?;
+            Ok([of_x].into_iter().chain(of_parameters).take(needed.len()).collect())
         }
     });
     if fused == activation { Ok(y) } else { activate(&y, activation) }
 }
 
-fn check_weight(device: &Device, weight: &Tensor, shape: &ConvShape) -> Result<(), Error> {
-    same_device(OP, device, weight.device())?;
-    weight.expect_dtype(OP, DType::F32)?;
+fn convolved(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    shape: ConvShape,
+    activation: Activation,
+) -> Result<Tensor, Error> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = x.device() {
+        let y = crate::cuda::conv2d(gpu, x, weight, bias, &shape, activation.slope().unwrap_or(1.0))?;
+        return if activation.slope().is_some() { Ok(y) } else { activate(&y, activation) };
+    }
+    let (weight, bias) = (weight.contiguous()?, bias.map(Tensor::contiguous).transpose()?);
+    let bias = bias.as_ref().map(Tensor::as_slice).transpose()?;
+    Conv2d::new(x.device(), shape, weight.as_slice()?, bias)?.forward(x, activation, None)
+}
+
+/// The gradients of weight and bias, of type `dtype`, as far as they are wanted.
+fn parameter_gradients(
+    grad: &Tensor,
+    x: &Tensor,
+    shape: &ConvShape,
+    dtype: DType,
+    wanted: [bool; 2],
+) -> Result<[Option<Tensor>; 2], Error> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = x.device()
+        && wanted[0]
+    {
+        let (weight, bias) = crate::cuda::conv2d_backward_parameters(gpu, grad, x, shape, dtype, wanted[1])?;
+        return Ok([Some(weight), bias]);
+    }
+    let of_weight = wanted[0].then(|| conv2d_backward_weight(grad, x, shape)).transpose()?;
+    let of_bias = wanted[1].then(|| column_sums(grad)?.to_dtype(dtype)).transpose()?;
+    Ok([of_weight, of_bias])
+}
+
+/// Parameters are f32, or, on a GPU, of the type of the activations `x`.
+pub(super) fn expect_parameter(x: &Tensor, parameter: &Tensor) -> Result<(), Error> {
+    match x.device() {
+        Device::Cpu(_) => parameter.expect_dtype(OP, DType::F32),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => crate::cuda::expect_parameter(OP, parameter, x.dtype()),
+    }
+}
+
+fn check_weight(x: &Tensor, weight: &Tensor, shape: &ConvShape) -> Result<(), Error> {
+    same_device(OP, x.device(), weight.device())?;
+    expect_parameter(x, weight)?;
     let [height, width] = shape.kernel;
     let wanted = [shape.out_channels, shape.in_channels / shape.groups.max(1), height, width];
     if !shape.is_valid() || weight.shape()[..] != wanted {
@@ -223,7 +265,11 @@ pub fn conv2d_backward_input(
     shape: &ConvShape,
     size: [usize; 2],
 ) -> Result<Tensor, Error> {
-    check_weight(grad.device(), weight, shape)?;
+    check_weight(grad, weight, shape)?;
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = grad.device() {
+        return crate::cuda::conv2d_backward_input(gpu, grad, weight, shape, size);
+    }
     let image = Image::new("conv2d_backward_input", grad)?;
     if shape.output_size(size[0], size[1]) != Some((image.height, image.width)) {
         return refuse!("conv2d_backward_input", "{shape:?} of {size:?} does not give {:?}", grad.shape());
@@ -244,13 +290,17 @@ pub fn conv2d_backward_input(
     conv.forward(&spread, Activation::Identity, None)
 }
 
-/// The gradient of a convolution's weights, `[out_channels, in_channels / groups, height, width]`.
+/// The gradient of a convolution's weights, `[out_channels, in_channels / groups, height, width]`, in `f32`.
 ///
 /// # Errors
 /// If the shapes do not fit each other.
 pub fn conv2d_backward_weight(grad: &Tensor, x: &Tensor, shape: &ConvShape) -> Result<Tensor, Error> {
     const OP: &str = "conv2d_backward_weight";
     same_device(OP, grad.device(), x.device())?;
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = x.device() {
+        return Ok(crate::cuda::conv2d_backward_parameters(gpu, grad, x, shape, DType::F32, false)?.0);
+    }
     let (image, grad) = (Image::new(OP, x)?, Image::new(OP, grad)?);
     let Images { n, height, width, channels, .. } = grad.images();
     let fits = shape.output_size(image.height, image.width) == Some((height, width));

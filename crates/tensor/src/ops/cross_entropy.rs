@@ -22,9 +22,20 @@ pub fn cross_entropy(logits: &Tensor, targets: &[u32]) -> Result<Tensor, Error> 
         return refuse!(OP, "wants logits [rows, classes], got shape {:?}", logits.shape());
     };
     let counted = check(OP, targets, rows, classes)?;
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = logits.device() {
+        let (y, grad) = crate::cuda::cross_entropy(gpu, &logits.detach(), targets, 1.0 / counted as f32)?;
+        return Ok(record(OP, y, &[logits], move || move |up, _| Ok(vec![Some(times(&grad, up)?)])));
+    }
     let (loss, grad) = chunk(&logits.detach(), targets, counted)?;
     let y = Tensor::from_slice(logits.device(), &[loss as f32], &[])?;
     Ok(record(OP, y, &[logits], move || move |up, _| Ok(vec![Some(scale(&grad, up.to_vec::<f32>()?[0])?)])))
+}
+
+/// A gradient times that of the loss, a tensor of one element.
+#[cfg(feature = "cuda")]
+fn times(grad: &Tensor, up: &Tensor) -> Result<Tensor, Error> {
+    super::mul(grad, &up.to_dtype(grad.dtype())?)
 }
 
 /// [`cross_entropy`] of `x · weightᵀ` for `x` of `[rows, inputs]` and `weight` of `[classes, inputs]`. Logits of a few hundred rows
@@ -41,6 +52,10 @@ pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, targets: &[u32]) -> Res
     let counted = check(OP, targets, rows, classes)?;
     let wanted = is_recording(&[x, weight]);
     let (flat_x, flat_weight) = (x.detach(), weight.detach());
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = x.device() {
+        return on_gpu(gpu, x, weight, targets, counted);
+    }
     let (mut loss, mut of_weight, mut of_x) = (0.0, None, Vec::new());
     no_grad(|| {
         for (i, targets) in targets.chunks(ROWS).enumerate() {
@@ -69,6 +84,44 @@ pub fn linear_cross_entropy(x: &Tensor, weight: &Tensor, targets: &[u32]) -> Res
             let of_weight = of_weight.as_ref().map(|grad| scale(grad, up)).transpose()?;
             Ok(vec![Some(scale(&of_x, up)?), of_weight])
         }
+    }))
+}
+
+/// [`linear_cross_entropy`] on a GPU, where nothing waits for a value. Some more rows of logits keep it busy.
+#[cfg(feature = "cuda")]
+fn on_gpu(
+    gpu: &supple_cuda::Gpu,
+    x: &Tensor,
+    weight: &Tensor,
+    targets: &[u32],
+    counted: usize,
+) -> Result<Tensor, Error> {
+    const OP: &str = "linear_cross_entropy";
+    const ROWS: usize = 2048;
+    let wanted = is_recording(&[x, weight]);
+    let (flat_x, flat_weight) = (x.detach(), weight.detach());
+    let (mut loss, mut of_weight, mut of_x): (Option<Tensor>, Option<Tensor>, Vec<Tensor>) = (None, None, Vec::new());
+    let plus = |sum: Option<Tensor>, part: Tensor| match sum {
+        Some(sum) => add(&sum, &part),
+        None => Ok(part),
+    };
+    for (i, targets) in targets.chunks(ROWS).enumerate() {
+        let part = flat_x.narrow(0, i * ROWS, targets.len())?;
+        let logits = linear(&part, &flat_weight, None, Activation::Identity)?;
+        let (part_loss, grad) = crate::cuda::cross_entropy(gpu, &logits, targets, 1.0 / counted as f32)?;
+        loss = Some(plus(loss, part_loss)?);
+        if wanted {
+            of_x.push(linear_backward_input(&grad, &flat_weight)?);
+            of_weight = Some(plus(of_weight, linear_backward_weight(&grad, &part)?)?);
+        }
+    }
+    let (Some(y), Some(of_weight)) = (loss.clone(), of_weight) else {
+        return loss.map_or_else(|| refuse!(OP, "no rows"), Ok);
+    };
+    let of_x = super::concat(&of_x.iter().collect::<Vec<_>>(), 0)?;
+    Ok(record(OP, y, &[x, weight], || {
+        let dtype = weight.dtype();
+        move |up, _| Ok(vec![Some(times(&of_x, up)?), Some(times(&of_weight, up)?.to_dtype(dtype)?)])
     }))
 }
 

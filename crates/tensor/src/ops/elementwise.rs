@@ -85,16 +85,20 @@ fn each(
 /// # Errors
 /// If the elements are not `f32`.
 pub fn scale(x: &Tensor, factor: f32) -> Result<Tensor, Error> {
+    let y = multiple(x, factor)?;
+    Ok(record("scale", y, &[x], || move |grad, _| Ok(vec![Some(scale(grad, factor)?)])))
+}
+
+fn multiple(x: &Tensor, factor: f32) -> Result<Tensor, Error> {
     #[cfg(feature = "cuda")]
     if let crate::Device::Cuda(gpu) = x.device() {
-        crate::cuda::without_gradient("scale", &[x])?;
         return crate::cuda::unary(gpu, "scale", super::Activation::Identity, factor, x);
     }
     let (from, rows) = x.to_rows("scale")?;
     let (mut y, out) = output(x.device(), x.shape(), is_padded(&rows))?;
     let cpu = x.device().kernels();
     elementwise::scale(cpu, factor, rows.rows, rows.len, from.data(), rows.stride, y.write(), out.stride);
-    Ok(record("scale", y, &[x], || move |grad, _| Ok(vec![Some(scale(grad, factor)?)])))
+    Ok(y)
 }
 
 /// `x + term`.
@@ -102,6 +106,11 @@ pub fn scale(x: &Tensor, factor: f32) -> Result<Tensor, Error> {
 /// # Errors
 /// If the elements are not `f32`.
 pub fn add_scalar(x: &Tensor, term: f32) -> Result<Tensor, Error> {
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = x.device() {
+        let y = crate::cuda::function(gpu, "add_scalar", supple_cuda::elementwise::Function::Add(term), x)?;
+        return Ok(record("add_scalar", y, &[x], || |grad: &Tensor, _: &[bool]| Ok(vec![Some(grad.clone())])));
+    }
     add(x, &Tensor::from_slice(x.device(), &[term], &[1])?)
 }
 
@@ -151,6 +160,18 @@ pub fn log(x: &Tensor) -> Result<Tensor, Error> {
 
 /// A function of one element, without gradient.
 fn unary(op: &'static str, how: Unary, x: &Tensor) -> Result<Tensor, Error> {
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = x.device() {
+        use supple_cuda::elementwise::Function;
+        let how = match how {
+            Unary::Abs => Function::Abs,
+            Unary::Sign => Function::Sign,
+            Unary::Sqrt => Function::Sqrt,
+            Unary::Exp => Function::Exp,
+            Unary::Log => Function::Log,
+        };
+        return crate::cuda::function(gpu, op, how, x);
+    }
     let (x, rows) = x.to_rows(op)?;
     let (mut y, out) = output(x.device(), x.shape(), is_padded(&rows))?;
     let cpu = x.device().kernels();
@@ -163,14 +184,13 @@ fn binary(op: &'static str, how: Binary, a: &Tensor, b: &Tensor) -> Result<Tenso
     let shape = common_shape(op, a.shape(), b.shape())?;
     #[cfg(feature = "cuda")]
     if let crate::Device::Cuda(gpu) = a.device() {
-        crate::cuda::without_gradient(op, &[a, b])?;
         let how = match how {
             Binary::Add => supple_cuda::elementwise::Binary::Add,
             Binary::Sub => supple_cuda::elementwise::Binary::Sub,
             Binary::Mul => supple_cuda::elementwise::Binary::Mul,
             Binary::Div => supple_cuda::elementwise::Binary::Div,
         };
-        return crate::cuda::binary(gpu, op, how, &a.broadcast_to(&shape)?, &b.broadcast_to(&shape)?);
+        return crate::cuda::binary(gpu, op, how, &a.detach().broadcast_to(&shape)?, &b.detach().broadcast_to(&shape)?);
     }
     let (a, a_rows) = a.broadcast_to(&shape)?.to_rows(op)?;
     let (b, b_rows) = b.broadcast_to(&shape)?.to_rows(op)?;

@@ -5,7 +5,8 @@ use crate::autograd::record;
 use crate::error::refuse;
 use crate::{DType, Error, Tensor};
 
-/// Rows `indices` (`u32`, any shape) of `table` `[rows, width]`; the result is `[.., width]`.
+/// Rows `indices` (`u32`, any shape) of `table` `[rows, width]`; the result is `[.., width]`. On a GPU indices are not waited for:
+/// one that is no row gives NaN there.
 ///
 /// # Errors
 /// If the table is no matrix of `f32`, indices are not `u32`, or there is no such row.
@@ -15,6 +16,16 @@ pub fn embedding(table: &Tensor, indices: &Tensor) -> Result<Tensor, Error> {
     let &[rows, width] = &**table.shape() else {
         return refuse!(OP, "wants a table [rows, width], got shape {:?}", table.shape());
     };
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = table.device() {
+        indices.expect_dtype(OP, DType::U32)?;
+        let shape = [&indices.shape()[..], &[width]].concat();
+        let y = crate::cuda::embedding(gpu, table, indices, &shape)?;
+        return Ok(record(OP, y, &[table], || {
+            let (gpu, indices) = (gpu.clone(), indices.detach());
+            move |grad, _| Ok(vec![Some(crate::cuda::embedding_backward(&gpu, grad, &indices, [rows, width])?)])
+        }));
+    }
     let numbers = indices.to_vec::<u32>()?;
     if let Some(bad) = numbers.iter().find(|&&number| number as usize >= rows) {
         return refuse!(OP, "no row {bad} in a table of {rows}");

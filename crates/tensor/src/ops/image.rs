@@ -91,8 +91,10 @@ pub fn to_channels_last(x: &Tensor) -> Result<Tensor, Error> {
     let layout = x.layout().transpose(1, 2)?.transpose(2, 3)?;
     #[cfg(feature = "cuda")]
     if let Device::Cuda(_) = x.device() {
-        crate::cuda::without_gradient("to_channels_last", &[x])?;
-        return x.transpose(1, 2)?.transpose(2, 3)?.copied(Layout::padded(&[n, h, w, c])?);
+        let y = x.detach().transpose(1, 2)?.transpose(2, 3)?.copied(Layout::padded(&[n, h, w, c])?)?;
+        return Ok(record("to_channels_last", y, &[x], || {
+            |grad: &Tensor, _: &[bool]| Ok(vec![Some(to_channels_first(grad)?)])
+        }));
     }
     x.expect_dtype("to_channels_last", DType::F32)?;
     let mut y = new_image(x.device(), [n, h, w, c])?;
@@ -116,8 +118,10 @@ pub fn to_channels_first(x: &Tensor) -> Result<Tensor, Error> {
     let to = Layout::contiguous(&[n, c, h, w])?;
     #[cfg(feature = "cuda")]
     if let Device::Cuda(_) = x.device() {
-        crate::cuda::without_gradient("to_channels_first", &[x])?;
-        return x.transpose(2, 3)?.transpose(1, 2)?.copied(to);
+        let y = x.detach().transpose(2, 3)?.transpose(1, 2)?.copied(to)?;
+        return Ok(record("to_channels_first", y, &[x], || {
+            |grad: &Tensor, _: &[bool]| Ok(vec![Some(to_channels_last(grad)?)])
+        }));
     }
     x.expect_dtype("to_channels_first", DType::F32)?;
     let mut y = Tensor::unspecified(x.device(), to, DType::F32)?;

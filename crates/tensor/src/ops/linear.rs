@@ -1,5 +1,6 @@
 //! The linear layer: `activation(x · Wᵀ + b)`.
 
+use super::conv2d::expect_parameter;
 use super::{Activation, ConvShape, activate, column_sums, output, same_device};
 use crate::autograd::{record, refuse_gradient};
 use crate::error::refuse;
@@ -111,42 +112,97 @@ impl Linear {
 }
 
 /// `activation(x · weightᵀ + bias)` for `x` of shape `[.., inputs]`, `weight` of `[outputs, inputs]` and `bias` of `[outputs]`:
-/// what [`Linear`] does, with gradients and without weights packed beforehand.
+/// what [`Linear`] does, with gradients and without weights packed beforehand. On a GPU weight and bias are of the type of `x`,
+/// or `f32`.
 ///
 /// # Errors
-/// If the shapes do not fit each other, or elements are not `f32`.
+/// If the shapes or element types do not fit each other.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, activation: Activation) -> Result<Tensor, Error> {
     const OP: &str = "linear";
     same_device(OP, x.device(), weight.device())?;
-    weight.expect_dtype(OP, DType::F32)?;
+    expect_parameter(x, weight)?;
     let &[outputs, inputs] = &**weight.shape() else {
         return refuse!(OP, "wants weights [outputs, inputs], got shape {:?}", weight.shape());
     };
     if let Some(bias) = bias {
         same_device(OP, x.device(), bias.device())?;
-        bias.expect_dtype(OP, DType::F32)?;
+        expect_parameter(x, bias)?;
+        if bias.shape()[..] != [outputs] {
+            return refuse!(OP, "a bias of shape {:?} for {outputs} outputs", bias.shape());
+        }
     }
-    let flat = weight.detach().contiguous()?;
-    let shift = bias.map(|bias| bias.detach().contiguous()).transpose()?;
-    let shift = shift.as_ref().map(Tensor::as_slice).transpose()?;
-    let y = Linear::new(x.device(), [outputs, inputs], flat.as_slice()?, shift)?
-        .forward(&x.detach(), Activation::Identity)?;
+    let y = product(&x.detach(), &weight.detach(), bias.map(Tensor::detach).as_ref(), [outputs, inputs])?;
     let all = [Some(x), Some(weight), bias];
     let all: Vec<&Tensor> = all.into_iter().flatten().collect();
     let y = record(OP, y, &all, || {
         let (x, weight) = (x.detach(), weight.detach());
         move |grad, needed| {
-            let mut grads = vec![
-                needed[0].then(|| linear_backward_input(grad, &weight)).transpose()?,
-                needed[1].then(|| linear_backward_weight(grad, &x)).transpose()?,
-            ];
-            if let Some(&needed) = needed.get(2) {
-                grads.push(needed.then(|| column_sums(grad)).transpose()?);
-            }
-            Ok(grads)
+            let of_x = needed[0].then(|| linear_backward_input(grad, &weight)).transpose()?;
+            let wanted = [needed[1], needed.get(2).copied().unwrap_or(false)];
+            let of_parameters = parameter_gradients(grad, &x, weight.dtype(), wanted)?;
+            Ok([of_x].into_iter().chain(of_parameters).take(needed.len()).collect())
         }
     });
     if activation == Activation::Identity { Ok(y) } else { activate(&y, activation) }
+}
+
+fn product(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, [outputs, inputs]: [usize; 2]) -> Result<Tensor, Error> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = x.device() {
+        if x.shape().last() != Some(&inputs) {
+            return refuse!("linear", "wants [.., {inputs}], got shape {:?}", x.shape());
+        }
+        let shape = with_last(x, outputs);
+        let Some((image, conv)) = as_image(x, [outputs, inputs])? else {
+            return Tensor::zeros(x.device(), &shape, x.dtype());
+        };
+        let weight = weight.reshape(&[outputs, inputs, 1, 1])?;
+        return crate::cuda::conv2d(gpu, &image, &weight, bias, &conv, 1.0)?.reshape(&shape);
+    }
+    let (weight, bias) = (weight.contiguous()?, bias.map(Tensor::contiguous).transpose()?);
+    let bias = bias.as_ref().map(Tensor::as_slice).transpose()?;
+    Linear::new(x.device(), [outputs, inputs], weight.as_slice()?, bias)?.forward(x, Activation::Identity)
+}
+
+/// The shape of `x` with another last dimension.
+#[cfg(feature = "cuda")]
+fn with_last(x: &Tensor, len: usize) -> Dims {
+    let mut shape = *x.shape();
+    if let Some(last) = shape.last_mut() {
+        *last = len;
+    }
+    shape
+}
+
+/// `x` as an image of one row, and the 1×1 convolution that is the layer; `None` if there is nothing to compute.
+#[cfg(feature = "cuda")]
+fn as_image(x: &Tensor, [outputs, inputs]: [usize; 2]) -> Result<Option<(Tensor, ConvShape)>, Error> {
+    if x.elements() == 0 || outputs == 0 {
+        return Ok(None);
+    }
+    let image = x.detach().reshape(&[1, 1, x.elements() / inputs, inputs])?;
+    Ok(Some((image, ConvShape::same(inputs, outputs, 1))))
+}
+
+/// The gradients of weight and bias, of type `dtype`, as far as they are wanted.
+fn parameter_gradients(
+    grad: &Tensor,
+    x: &Tensor,
+    dtype: DType,
+    wanted: [bool; 2],
+) -> Result<[Option<Tensor>; 2], Error> {
+    #[cfg(feature = "cuda")]
+    if let (Device::Cuda(gpu), Some(&inputs), Some(&outputs)) = (x.device(), x.shape().last(), grad.shape().last())
+        && wanted[0]
+        && let Some((image, conv)) = as_image(x, [outputs, inputs])?
+    {
+        let grad = grad.reshape(&[1, 1, grad.elements() / outputs, outputs])?;
+        let (weight, bias) = crate::cuda::conv2d_backward_parameters(gpu, &grad, &image, &conv, dtype, wanted[1])?;
+        return Ok([Some(weight.reshape(&[outputs, inputs])?), bias]);
+    }
+    let of_weight = wanted[0].then(|| linear_backward_weight(grad, x)?.to_dtype(dtype)).transpose()?;
+    let of_bias = wanted[1].then(|| column_sums(grad)?.to_dtype(dtype)).transpose()?;
+    Ok([of_weight, of_bias])
 }
 
 /// The gradient of a linear layer's input, `[.., inputs]`: `grad · weight`.
@@ -154,6 +210,20 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, activation: Ac
 /// # Errors
 /// If the shapes do not fit each other.
 pub fn linear_backward_input(grad: &Tensor, weight: &Tensor) -> Result<Tensor, Error> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = grad.device() {
+        let &[outputs, inputs] = &**weight.shape() else { return refuse!("linear", "weights are no matrix") };
+        if grad.shape().last() != Some(&outputs) {
+            return refuse!("linear", "wants gradients [.., {outputs}], got shape {:?}", grad.shape());
+        }
+        let shape = with_last(grad, inputs);
+        let Some((image, _)) = as_image(grad, [inputs, outputs])? else {
+            return Tensor::zeros(grad.device(), &shape, grad.dtype());
+        };
+        let (weight, conv) = (weight.reshape(&[outputs, inputs, 1, 1])?, ConvShape::same(inputs, outputs, 1));
+        let size = [1, image.shape()[2]];
+        return crate::cuda::conv2d_backward_input(gpu, &image, &weight, &conv, size)?.reshape(&shape);
+    }
     let swapped = weight.transpose(0, 1)?.contiguous()?;
     let &[inputs, outputs] = &**swapped.shape() else { return refuse!("linear", "weights are no matrix") };
     Linear::new(grad.device(), [inputs, outputs], swapped.as_slice()?, None)?.forward(grad, Activation::Identity)
@@ -170,6 +240,13 @@ pub fn linear_backward_weight(grad: &Tensor, x: &Tensor) -> Result<Tensor, Error
     };
     if grad_outer != outer {
         return refuse!(OP, "{:?} and {:?} have other rows", grad.shape(), x.shape());
+    }
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(_) = x.device() {
+        return match as_image(x, [outputs, inputs])? {
+            Some(_) => Ok(parameter_gradients(grad, x, DType::F32, [true, false])?[0].take().expect("wanted")),
+            None => Tensor::zeros(x.device(), &[outputs, inputs], DType::F32),
+        };
     }
     let ((x, x_rows), (grad, grad_rows)) = (x.padded()?.to_rows(OP)?, grad.padded()?.to_rows(OP)?);
     let (mut y, _) = output(x.device(), &[outputs, inputs], false)?;

@@ -39,18 +39,7 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor, Error> {
     let (left, right) = (a.detach(), b.detach());
     let left = left.broadcast_to(&with(m, k)?)?.contiguous()?;
     let right = right.broadcast_to(&with(k, n)?)?.contiguous()?;
-    #[cfg(feature = "cuda")]
-    if let Device::Cuda(gpu) = a.device() {
-        crate::cuda::without_gradient(OP, &[a, b])?;
-        let y = Tensor::unspecified(a.device(), crate::Layout::contiguous(&with(m, n)?)?, dtype)?;
-        crate::cuda::matmul(gpu, batch.iter().product(), [m, k, n], &left, &right, &y)?;
-        return Ok(y);
-    }
-    let (mut y, _) = output(a.device(), &with(m, n)?, false)?;
-    if y.elements() > 0 {
-        let batch = batch.iter().product();
-        kernel::matmul(a.device().kernels(), batch, [m, k, n], left.data(), right.data(), y.write());
-    }
+    let y = product(batch.iter().product(), [m, k, n], &with(m, n)?, &left, &right)?;
     Ok(record(OP, y, &[a, b], || {
         let (a, b) = (a.detach(), b.detach());
         move |grad, needed| {
@@ -60,4 +49,19 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor, Error> {
             Ok(vec![needed[0].then(of_a).transpose()?, needed[1].then(of_b).transpose()?])
         }
     }))
+}
+
+/// The products of `batch` pairs of matrices without gaps, of `shape`.
+fn product(batch: usize, sides: [usize; 3], shape: &[usize], left: &Tensor, right: &Tensor) -> Result<Tensor, Error> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = left.device() {
+        let y = Tensor::unspecified(left.device(), crate::Layout::contiguous(shape)?, left.dtype())?;
+        crate::cuda::matmul(gpu, batch, sides, left, right, &y)?;
+        return Ok(y);
+    }
+    let (mut y, _) = output(left.device(), shape, false)?;
+    if y.elements() > 0 {
+        kernel::matmul(left.device().kernels(), batch, sides, left.data(), right.data(), y.write());
+    }
+    Ok(y)
 }

@@ -12,11 +12,6 @@ use supple_kernels::normalize::{Normalization, normalize};
 /// # Errors
 /// If the elements are not `f32`.
 pub fn softmax(x: &Tensor) -> Result<Tensor, Error> {
-    #[cfg(feature = "cuda")]
-    if let crate::Device::Cuda(gpu) = x.device() {
-        crate::cuda::without_gradient("softmax", &[x])?;
-        return crate::cuda::normalize(gpu, "softmax", None, x);
-    }
     let y = over_rows("softmax", x, Normalization::Softmax)?;
     let saved = y.detach();
     Ok(record("softmax", y, &[x], move || {
@@ -29,11 +24,6 @@ pub fn softmax(x: &Tensor) -> Result<Tensor, Error> {
 /// # Errors
 /// If the elements are not `f32`.
 pub fn l2_normalize(x: &Tensor, epsilon: f32) -> Result<Tensor, Error> {
-    #[cfg(feature = "cuda")]
-    if let crate::Device::Cuda(gpu) = x.device() {
-        crate::cuda::without_gradient("l2_normalize", &[x])?;
-        return crate::cuda::normalize(gpu, "l2_normalize", Some(epsilon), x);
-    }
     let y = over_rows("l2_normalize", x, Normalization::L2 { epsilon })?;
     Ok(record("l2_normalize", y, &[x], || {
         let x = x.detach();
@@ -56,8 +46,18 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, epsilon: f32) -> R
     }
     #[cfg(feature = "cuda")]
     if let crate::Device::Cuda(gpu) = x.device() {
-        crate::cuda::without_gradient(OP, &[x, weight, bias])?;
-        return crate::cuda::layer_norm(gpu, x, weight, bias, epsilon);
+        for vector in [weight, bias] {
+            crate::cuda::expect_parameter(OP, vector, x.dtype())?;
+        }
+        let of = |vector: &Tensor| vector.detach().to_dtype(x.dtype());
+        let y = crate::cuda::layer_norm(gpu, x, &of(weight)?, &of(bias)?, epsilon)?;
+        return Ok(record(OP, y, &[x, weight, bias], || {
+            let (gpu, x, weight, dtypes) = (gpu.clone(), x.detach(), weight.detach(), [weight.dtype(), bias.dtype()]);
+            move |grad, _| {
+                let grads = crate::cuda::layer_norm_backward(&gpu, grad, &x, &weight, epsilon, dtypes)?;
+                Ok(grads.map(Some).into())
+            }
+        }));
     }
     for vector in [weight, bias] {
         vector.expect_dtype(OP, DType::F32)?;
@@ -130,6 +130,10 @@ pub fn group_norm(x: &Tensor, groups: usize, weight: &Tensor, bias: &Tensor, eps
 
 /// The gradient of a normalisation's input.
 fn backward(op: &'static str, grad: &Tensor, saved: &Tensor, how: Normalization<'_>) -> Result<Tensor, Error> {
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = grad.device() {
+        return crate::cuda::normalize_backward(gpu, op, least_norm(how), grad, saved);
+    }
     let ((grad, rows), (saved, saved_rows)) = (grad.to_rows(op)?, saved.to_rows(op)?);
     let (mut y, out) = output(grad.device(), grad.shape(), is_padded(&rows) || is_padded(&saved_rows))?;
     let (cpu, from, saved) = (grad.device().kernels(), grad.data(), saved.data());
@@ -139,8 +143,21 @@ fn backward(op: &'static str, grad: &Tensor, saved: &Tensor, how: Normalization<
 }
 
 fn over_rows(op: &'static str, x: &Tensor, how: Normalization<'_>) -> Result<Tensor, Error> {
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = x.device() {
+        return crate::cuda::normalize(gpu, op, least_norm(how), x);
+    }
     let (x, rows) = x.to_rows(op)?;
     let (mut y, out) = output(x.device(), x.shape(), is_padded(&rows))?;
     normalize(x.device().kernels(), how, rows.rows, rows.len, x.data(), rows.stride, y.write(), out.stride);
     Ok(y)
+}
+
+/// The least norm of an L2 normalisation.
+#[cfg(feature = "cuda")]
+fn least_norm(how: Normalization<'_>) -> Option<f32> {
+    match how {
+        Normalization::L2 { epsilon } => Some(epsilon),
+        _ => None,
+    }
 }

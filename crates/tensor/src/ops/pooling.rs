@@ -25,9 +25,16 @@ pub fn avg_pool2d(x: &Tensor, kernel: [usize; 2], stride: [usize; 2], padding: [
 }
 
 fn pool2d(op: &'static str, x: &Tensor, pooling: Pooling) -> Result<Tensor, Error> {
+    let y = pooled(op, x, pooling)?;
+    Ok(record(op, y, &[x], || {
+        let x = x.detach();
+        move |grad, _| Ok(vec![Some(pool2d_backward(grad, &x, &pooling)?)])
+    }))
+}
+
+fn pooled(op: &'static str, x: &Tensor, pooling: Pooling) -> Result<Tensor, Error> {
     #[cfg(feature = "cuda")]
     if let crate::Device::Cuda(gpu) = x.device() {
-        crate::cuda::without_gradient(op, &[x])?;
         return crate::cuda::pool2d(gpu, op, x, pooling);
     }
     let image = Image::new(op, x)?;
@@ -40,15 +47,16 @@ fn pool2d(op: &'static str, x: &Tensor, pooling: Pooling) -> Result<Tensor, Erro
         let mut out = image_mut(&mut y, i);
         pool(image.device().kernels(), &pooling, image.channels, image.rows(i), image.height, &mut out, 0..height);
     }
-    Ok(record(op, y, &[x], || {
-        let x = x.detach();
-        move |grad, _| Ok(vec![Some(pool2d_backward(grad, &x, &pooling)?)])
-    }))
+    Ok(y)
 }
 
 /// The gradient of a pooling's input.
 fn pool2d_backward(grad: &Tensor, x: &Tensor, pooling: &Pooling) -> Result<Tensor, Error> {
     const OP: &str = "pool2d_backward";
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = grad.device() {
+        return crate::cuda::pool2d_backward(gpu, grad, x, pooling);
+    }
     let (image, grad) = (Image::new(OP, x)?, Image::new(OP, grad)?);
     let mut y = new_image(image.device(), [image.n, image.height, image.width, image.channels])?;
     // The result has the narrowest pixels, whatever those of the input are.

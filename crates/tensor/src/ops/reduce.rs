@@ -4,6 +4,8 @@ use super::output;
 use crate::autograd::record;
 use crate::error::refuse;
 use crate::{Dims, Error, Tensor};
+#[cfg(feature = "cuda")]
+use supple_cuda::reduce::Over;
 use supple_kernels::backward::reduce as kernel;
 
 /// The sum of all elements, of shape `[]`; added up in `f64`.
@@ -11,13 +13,22 @@ use supple_kernels::backward::reduce as kernel;
 /// # Errors
 /// If the elements are not `f32`.
 pub fn sum(x: &Tensor) -> Result<Tensor, Error> {
-    let (from, rows) = x.to_rows("sum")?;
-    let total = kernel::sum(rows.rows, rows.len, from.data(), rows.stride) as f32;
-    let y = Tensor::from_slice(x.device(), &[total], &[])?;
+    let y = total(x, 1.0)?;
     Ok(record("sum", y, &[x], || {
         let shape = *x.shape();
         move |grad, _| Ok(vec![Some(grad.broadcast_to(&shape)?)])
     }))
+}
+
+/// `factor` times the sum of all elements.
+fn total(x: &Tensor, factor: f32) -> Result<Tensor, Error> {
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = x.device() {
+        return crate::cuda::sum(gpu, "sum", Over::All, factor, x, &[]);
+    }
+    let (from, rows) = x.to_rows("sum")?;
+    let total = kernel::sum(rows.rows, rows.len, from.data(), rows.stride) as f32;
+    Tensor::from_slice(x.device(), &[total * factor], &[])
 }
 
 /// The mean of all elements, of shape `[]`.
@@ -28,7 +39,13 @@ pub fn mean(x: &Tensor) -> Result<Tensor, Error> {
     if x.elements() == 0 {
         return refuse!("mean", "shape {:?} has no elements", x.shape());
     }
-    super::scale(&sum(x)?, (1.0 / x.elements() as f64) as f32)
+    // In one go: in 16 bits the sum might overflow where the mean does not.
+    let factor = (1.0 / x.elements() as f64) as f32;
+    let y = total(x, factor)?;
+    Ok(record("mean", y, &[x], || {
+        let shape = *x.shape();
+        move |grad, _| Ok(vec![Some(super::scale(grad, factor)?.broadcast_to(&shape)?)])
+    }))
 }
 
 /// Sums over the dimensions `dims`, which stay, with size 1.
@@ -36,17 +53,31 @@ pub fn mean(x: &Tensor) -> Result<Tensor, Error> {
 /// # Errors
 /// If there is no such dimension, or the elements are not `f32`.
 pub fn sum_dims(x: &Tensor, dims: &[usize]) -> Result<Tensor, Error> {
+    scaled_sum_dims("sum_dims", x, dims, |_| 1.0)
+}
+
+/// Sums over the dimensions `dims`, times a factor that is found from the number of results.
+fn scaled_sum_dims(
+    op: &'static str,
+    x: &Tensor,
+    dims: &[usize],
+    factor: impl FnOnce(usize) -> f32,
+) -> Result<Tensor, Error> {
     let mut shape = *x.shape();
     for &dim in dims {
         if dim >= shape.len() {
-            return refuse!("sum_dims", "no dimension {dim} in shape {:?}", x.shape());
+            return refuse!(op, "no dimension {dim} in shape {:?}", x.shape());
         }
         shape[dim] = 1;
     }
-    let y = reduce(&x.detach(), &shape)?;
-    Ok(record("sum_dims", y, &[x], || {
+    let factor = factor(shape.iter().product());
+    let y = reduce(&x.detach(), &shape, factor)?;
+    Ok(record(op, y, &[x], || {
         let shape = *x.shape();
-        move |grad, _| Ok(vec![Some(grad.broadcast_to(&shape)?)])
+        move |grad, _| {
+            let grad = if factor == 1.0 { grad.clone() } else { super::scale(grad, factor)? };
+            Ok(vec![Some(grad.broadcast_to(&shape)?)])
+        }
     }))
 }
 
@@ -55,11 +86,11 @@ pub fn sum_dims(x: &Tensor, dims: &[usize]) -> Result<Tensor, Error> {
 /// # Errors
 /// As [`sum_dims`], or if there are no elements.
 pub fn mean_dims(x: &Tensor, dims: &[usize]) -> Result<Tensor, Error> {
-    let y = sum_dims(x, dims)?;
-    if x.elements() == 0 {
+    let elements = x.elements();
+    if elements == 0 {
         return refuse!("mean_dims", "shape {:?} has no elements", x.shape());
     }
-    super::scale(&y, y.elements() as f32 / x.elements() as f32)
+    scaled_sum_dims("mean_dims", x, dims, |results| results as f32 / elements as f32)
 }
 
 /// `x` summed to `shape`, which repeats to that of `x`: what [`Tensor::broadcast_to`] does, backward.
@@ -87,6 +118,11 @@ pub fn sum_to(x: &Tensor, shape: &[usize]) -> Result<Tensor, Error> {
 /// # Errors
 /// If the elements are not `f32`.
 pub fn column_sums(x: &Tensor) -> Result<Tensor, Error> {
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = x.device() {
+        let len = x.shape().last().copied().unwrap_or(1);
+        return crate::cuda::sum(gpu, "column_sums", Over::Rows, 1.0, x, &[len]);
+    }
     let (from, rows) = x.to_rows("column_sums")?;
     let (mut y, _) = output(x.device(), &[rows.len], false)?;
     let floats = kernel::column_sums_scratch(rows.rows, rows.len);
@@ -97,20 +133,40 @@ pub fn column_sums(x: &Tensor) -> Result<Tensor, Error> {
     Ok(y)
 }
 
-/// Sums to `shape`, which differs from that of `x` by sizes of 1.
-fn reduce(x: &Tensor, shape: &Dims) -> Result<Tensor, Error> {
+/// `factor` times the sums to `shape`, which differs from that of `x` by sizes of 1.
+fn reduce(x: &Tensor, shape: &Dims, factor: f32) -> Result<Tensor, Error> {
     let reduced: Vec<usize> = (0..x.rank()).filter(|&d| shape[d] != x.shape()[d]).collect();
     if reduced.is_empty() {
-        return Ok(x.clone());
+        return if factor == 1.0 { Ok(x.clone()) } else { super::scale(x, factor) };
     }
-    // What is summed over comes first, the rest makes the columns.
-    let kept = (0..x.rank()).filter(|d| !reduced.contains(d));
-    let order: Vec<usize> = reduced.iter().copied().chain(kept).collect();
+    if reduced.len() == x.rank() {
+        return total(x, factor)?.reshape(shape);
+    }
     let rows: usize = reduced.iter().map(|&d| x.shape()[d]).product();
     let columns: usize = shape.iter().product();
-    let y = match reduced.len() {
-        len if len == x.rank() => sum(x)?,
-        _ => column_sums(&x.permute(&order)?.reshape(&[rows, columns])?)?,
-    };
-    y.reshape(shape)
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = x.device() {
+        // The last dimensions alone are the rows of a matrix as they lie; the first ones alone its columns.
+        let y = if reduced[0] + reduced.len() == x.rank() {
+            let x = if reduced.len() == 1 { x.clone() } else { x.reshape(&[columns, rows])? };
+            crate::cuda::sum(gpu, "sum_dims", Over::Columns, factor, &x, shape)?
+        } else {
+            let x = if reduced.len() + 1 == x.rank() && shape[x.rank() - 1] == columns {
+                x.clone()
+            } else {
+                first(x, &reduced)?.reshape(&[rows, columns])?
+            };
+            crate::cuda::sum(gpu, "sum_dims", Over::Rows, factor, &x, shape)?
+        };
+        return Ok(y);
+    }
+    let y = column_sums(&first(x, &reduced)?.reshape(&[rows, columns])?)?.reshape(shape)?;
+    if factor == 1.0 { Ok(y) } else { super::scale(&y, factor) }
+}
+
+/// The dimensions `dims` first, then the others: what is summed over makes the rows, the rest the columns.
+fn first(x: &Tensor, dims: &[usize]) -> Result<Tensor, Error> {
+    let kept = (0..x.rank()).filter(|d| !dims.contains(d));
+    let order: Vec<usize> = dims.iter().copied().chain(kept).collect();
+    x.permute(&order)
 }

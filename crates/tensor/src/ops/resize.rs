@@ -12,10 +12,16 @@ use supple_kernels::resize::{self, ResizeMode};
 ///
 /// # Errors
 /// If the tensor is no image, or a side of the new size is zero.
-pub fn resize(x: &Tensor, mode: ResizeMode, [height, width]: [usize; 2]) -> Result<Tensor, Error> {
+pub fn resize(x: &Tensor, mode: ResizeMode, size: [usize; 2]) -> Result<Tensor, Error> {
+    let y = resampled(x, mode, size)?;
+    let &[n, height, width, channels] = &**x.shape() else { unreachable!("an image, or it was refused") };
+    let shape = [n, height, width, channels];
+    Ok(record("resize", y, &[x], || move |grad, _| Ok(vec![Some(resize_backward(grad, mode, shape)?)])))
+}
+
+fn resampled(x: &Tensor, mode: ResizeMode, [height, width]: [usize; 2]) -> Result<Tensor, Error> {
     #[cfg(feature = "cuda")]
     if let crate::Device::Cuda(gpu) = x.device() {
-        crate::cuda::without_gradient("resize", &[x])?;
         return crate::cuda::resize(gpu, x, mode, [height, width]);
     }
     let image = Image::new("resize", x)?;
@@ -27,12 +33,15 @@ pub fn resize(x: &Tensor, mode: ResizeMode, [height, width]: [usize; 2]) -> Resu
         let (cpu, mut out) = (image.device().kernels(), image_mut(&mut y, i));
         resize::resize(cpu, mode, image.channels, image.rows(i), image.height, &mut out, height, 0..height);
     }
-    let shape = [image.n, image.height, image.width, image.channels];
-    Ok(record("resize", y, &[x], || move |grad, _| Ok(vec![Some(resize_backward(grad, mode, shape)?)])))
+    Ok(y)
 }
 
 /// The gradient of a resize's input, which has shape `[n, height, width, channels]`.
 fn resize_backward(grad: &Tensor, mode: ResizeMode, [n, height, width, channels]: [usize; 4]) -> Result<Tensor, Error> {
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = grad.device() {
+        return crate::cuda::resize_backward(gpu, grad, mode, [n, height, width, channels]);
+    }
     let grad = Image::new("resize_backward", grad)?;
     let mut y = new_image(grad.device(), [n, height, width, channels])?;
     let images = Images { n, height, width, channels, stride: channels.next_multiple_of(ALIGNMENT) };

@@ -30,7 +30,7 @@ pub fn spatial_gate(mix: &Conv2d, x: &Tensor, reduced: &Tensor, coarse: &Tensor)
         && shape.in_channels == 16
         && x.dtype().size() == 2
     {
-        crate::cuda::without_gradient(OP, &[x, reduced, coarse])?;
+        crate::autograd::refuse_gradient(OP, "ops::conv2d", &[x, reduced, coarse])?;
         return crate::cuda::gate(gpu, mix.on_gpu()?, x, reduced, coarse);
     }
     let wide = resize(coarse, ResizeMode::Bilinear, [height, width])?;

@@ -12,6 +12,8 @@ mod layout;
 mod linear;
 mod normalize;
 mod pooling;
+#[cfg(feature = "cuda")]
+mod recorded;
 mod resize;
 mod shapes;
 mod spatial_attention;
@@ -82,14 +84,10 @@ fn devices() -> &'static [(String, Target)] {
     })
 }
 
-/// The targets of the CPU alone, for what a GPU does not do yet: gradients.
-fn cpus() -> &'static [(String, Target)] {
-    static CPUS: OnceLock<Vec<(String, Target)>> = OnceLock::new();
-    CPUS.get_or_init(|| {
-        let mut devices = Vec::new();
-        add_cpus(&mut devices);
-        devices
-    })
+/// The best instruction set of the CPU on one thread, whatever the tests run on: what gradients in 16 bits are compared with.
+fn cpu() -> &'static Device {
+    static CPU: OnceLock<Device> = OnceLock::new();
+    CPU.get_or_init(|| Device::cpu(Cpu::new(Isa::detect(), 1)).expect("the CPU offers it"))
 }
 
 fn add_cpus(devices: &mut Vec<(String, Target)>) {
