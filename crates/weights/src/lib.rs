@@ -7,7 +7,9 @@
 //! * [`DType`] is how an element is stored in the file; in memory it is always `f32`.
 //! * [`Error`] says which file, which tensor, what was wanted and what was found.
 //!
-//! [`save_safetensors`] writes the format that we publish in; [`tflite`] reads networks that come as a list of operators.
+//! [`save_safetensors`] writes the format that we publish in; [`checkpoint`] finds the weights of a language model in whatever they came;
+//! [`gguf`] holds them in packed blocks;
+//! [`tflite`] reads networks that come as a list of operators.
 //!
 //! ```
 //! use std::collections::BTreeMap;
@@ -34,9 +36,11 @@
 //! we know of, and `fuzz/` looks for more.
 
 mod bytes;
+pub mod checkpoint;
 mod detect;
 mod dtype;
 mod error;
+pub mod gguf;
 mod nearest;
 #[cfg(feature = "pytorch")]
 mod pytorch;

@@ -1,0 +1,4 @@
+//! Weights of a few bits.
+
+pub mod iq;
+mod iq_grids;
