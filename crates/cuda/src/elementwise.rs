@@ -56,7 +56,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    fn code(self) -> (i32, f32) {
+    pub(crate) fn code(self) -> (i32, f32) {
         match self {
             Activation::Identity => (0, 0.0),
             Activation::Relu => (1, 0.0),

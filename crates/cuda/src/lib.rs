@@ -11,10 +11,13 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("CUDA needs a 64-bit host");
 
+pub mod attention;
+mod blas;
 pub mod conv;
 pub mod copy;
 pub mod elementwise;
 mod error;
+pub mod gemm;
 mod gpu;
 mod graph;
 mod image;
@@ -25,6 +28,7 @@ pub mod normalize;
 pub mod pooling;
 pub mod resize;
 pub mod spatial_attention;
+mod tensor_map;
 
 pub use error::Error;
 pub use gpu::Gpu;

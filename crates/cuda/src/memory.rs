@@ -337,6 +337,11 @@ impl<'a> Elements<'a> {
         }
     }
 
+    /// What follows the first `count`.
+    pub(crate) fn skip(self, count: usize) -> Elements<'a> {
+        Elements { offset: self.offset + count, ..self }
+    }
+
     /// Whether the first lies at a multiple of `bytes`.
     pub(crate) fn is_aligned(&self, bytes: usize) -> bool {
         self.pointer().is_multiple_of(bytes as u64)
