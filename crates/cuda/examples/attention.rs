@@ -1,10 +1,10 @@
 //! Checks products of matrices and attention on a GPU against references, and prints how fast they are.
 //!
-//! `cargo run --release -p supple-cuda --example attention [check] [gemm] [forward]`; all of them if none is named. Numbers are
+//! `cargo run --release -p supple-cuda --example attention [check] [gemm] [forward] [backward]`; all of them if none is named. Numbers are
 //! 10^12 floating-point operations of the visible part a second, the median of several rounds of at least 20 ms each.
 
 use std::error::Error;
-use supple_cuda::attention::{self, AttentionShape, attention};
+use supple_cuda::attention::{self, AttentionShape, attention, attention_backward};
 use supple_cuda::elementwise::Activation;
 use supple_cuda::gemm::{After, Matrices, Way, gemm};
 use supple_cuda::{DType, Elements, ElementsMut, Gpu, Memory, copy};
@@ -311,6 +311,120 @@ fn check_attention(gpu: &Gpu, random: &mut Random) -> Outcome {
     Ok(())
 }
 
+/// Gradients of attention for a gradient of its result, in f64: of q, k and v.
+fn backward_reference(shape: &AttentionShape, [q, k, v]: [&[f32]; 3], grad: &[f32]) -> [Vec<f64>; 3] {
+    let AttentionShape { batch, q_len, k_len, q_heads, kv_heads, head, .. } = *shape;
+    let mut of_q = vec![0.0; q.len()];
+    let (mut of_k, mut of_v) = (vec![0.0; k.len()], vec![0.0; v.len()]);
+    let scale = f64::from(shape.scale);
+    for b in 0..batch {
+        for h in 0..q_heads {
+            let g = h / (q_heads / kv_heads);
+            for i in 0..q_len {
+                let seen = if shape.causal { (k_len + i + 1).saturating_sub(q_len).min(k_len) } else { k_len };
+                let row = ((b * q_len + i) * q_heads + h) * head;
+                let key = |j: usize| ((b * k_len + j) * kv_heads + g) * head;
+                let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum::<f64>();
+                let (query, up) = (&q[row..][..head], &grad[row..][..head]);
+                let scores: Vec<f64> = (0..seen).map(|j| dot(query, &k[key(j)..][..head]) * scale).collect();
+                let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let sum: f64 = scores.iter().map(|s| (s - most).exp()).sum();
+                let weights: Vec<f64> = scores.iter().map(|s| (s - most).exp() / sum).collect();
+                let changes: Vec<f64> = (0..seen).map(|j| dot(up, &v[key(j)..][..head])).collect();
+                let mean: f64 = weights.iter().zip(&changes).map(|(w, c)| w * c).sum();
+                for j in 0..seen {
+                    let of_score = weights[j] * (changes[j] - mean) * scale;
+                    for c in 0..head {
+                        of_q[row + c] += of_score * f64::from(k[key(j) + c]);
+                        of_k[key(j) + c] += of_score * f64::from(query[c]);
+                        of_v[key(j) + c] += weights[j] * f64::from(up[c]);
+                    }
+                }
+            }
+        }
+    }
+    [of_q, of_k, of_v]
+}
+
+fn text(numbers: [f64; 3]) -> String {
+    numbers.map(|number| format!("{number:.1e}")).join(" ")
+}
+
+fn check_backward(gpu: &Gpu, random: &mut Random) -> Outcome {
+    for dtype in [DType::F16, DType::BF16] {
+        let (mut worst, mut wrong) = ([0.0f64; 3], 0);
+        let shapes = odd_shapes(random);
+        for shape in &shapes {
+            let AttentionShape { batch, q_len, k_len, q_heads, kv_heads, head, .. } = *shape;
+            let sizes = [q_len * q_heads, k_len * kv_heads, k_len * kv_heads].map(|size| size * batch * head);
+            let (q, q_values) = upload(gpu, &random.values(sizes[0]), dtype)?;
+            let (k, k_values) = upload(gpu, &random.values(sizes[1]), dtype)?;
+            let (v, v_values) = upload(gpu, &random.values(sizes[2]), dtype)?;
+            let (grad, grad_values) = upload(gpu, &random.values(sizes[0]), dtype)?;
+            let o = gpu.allocate(sizes[0] * dtype.size())?;
+            let lse = gpu.allocate(batch * q_heads * q_len * 4)?;
+            let (steps_q, steps_k) = (shape.dense(q_len, q_heads), shape.dense(k_len, kv_heads));
+            let inputs =
+                [(&q, steps_q), (&k, steps_k), (&v, steps_k)].map(|(x, steps)| (Elements::new(x, 0, dtype), steps));
+            let to = (ElementsMut::new(&o, 0, dtype), steps_q);
+            attention(gpu, attention::Way::Best, shape, inputs, to, Some(ElementsMut::new(&lse, 0, DType::F32)))?;
+            let gradients = [0, 1, 2].map(|i| gpu.upload(&vec![0xff; sizes[i] * 4]));
+            let [of_q, of_k, of_v] = gradients;
+            let gradients = [of_q?, of_k?, of_v?];
+            let both = [&o, &grad].map(|x| Elements::new(x, 0, dtype));
+            let lse = Elements::new(&lse, 0, DType::F32);
+            let outs = [0, 1, 2].map(|i| ElementsMut::new(&gradients[i], 0, DType::F32));
+            attention_backward(gpu, shape, inputs, both, steps_q, lse, outs)?;
+            let wanted = backward_reference(shape, [&q_values, &k_values, &v_values], &grad_values);
+            let mut bad = false;
+            for i in 0..3 {
+                let error = difference(&download(gpu, &gradients[i], sizes[i], DType::F32)?, &wanted[i]);
+                worst[i] = worst[i].max(error);
+                bad |= error > tolerance(dtype);
+            }
+            if bad {
+                wrong += 1;
+                if wrong < 6 {
+                    println!("WRONG gradients {dtype:?} {shape:?}: largest so far {}", text(worst));
+                }
+            }
+        }
+        println!("gradients {dtype:?}: {} shapes, {wrong} wrong, largest differences {}", shapes.len(), text(worst));
+    }
+    Ok(())
+}
+
+fn time_backward(gpu: &Gpu, random: &mut Random) -> Outcome {
+    println!("attention backward, bf16, batch 1, TFLOP/s of the visible part, five products");
+    let dtype = DType::BF16;
+    for (q_heads, kv_heads, head) in [(32, 8, 128), (32, 32, 64)] {
+        let mut line = format!("{q_heads}/{kv_heads} heads of {head}, causal:");
+        for len in [2048, 4096, 8192, 16384] {
+            let scale = 1.0 / (head as f32).sqrt();
+            let shape = AttentionShape { batch: 1, q_len: len, k_len: len, q_heads, kv_heads, head, scale, causal: true };
+            let (of_q, of_k) = (len * q_heads * head, len * kv_heads * head);
+            let (q, k) = (fill(gpu, random, of_q, dtype)?, fill(gpu, random, of_k, dtype)?);
+            let (v, grad) = (fill(gpu, random, of_k, dtype)?, fill(gpu, random, of_q, dtype)?);
+            let o = gpu.allocate(of_q * 2)?;
+            let lse = gpu.allocate(q_heads * len * 4)?;
+            let (dq, dk, dv) = (gpu.allocate(of_q * 4)?, gpu.allocate(of_k * 4)?, gpu.allocate(of_k * 4)?);
+            let (steps_q, steps_k) = (shape.dense(len, q_heads), shape.dense(len, kv_heads));
+            let inputs =
+                [(&q, steps_q), (&k, steps_k), (&v, steps_k)].map(|(x, steps)| (Elements::new(x, 0, dtype), steps));
+            let to = (ElementsMut::new(&o, 0, dtype), steps_q);
+            attention(gpu, attention::Way::Best, &shape, inputs, to, Some(ElementsMut::new(&lse, 0, DType::F32)))?;
+            let milliseconds = time(gpu, 3, || {
+                let both = [&o, &grad].map(|x| Elements::new(x, 0, dtype));
+                let outs = [&dq, &dk, &dv].map(|x| ElementsMut::new(x, 0, DType::F32));
+                Ok(attention_backward(gpu, &shape, inputs, both, steps_q, Elements::new(&lse, 0, DType::F32), outs)?)
+            })?;
+            line += &format!(" {len} {:.0}", 2.5 * shape.operations() / milliseconds * 1e-9);
+        }
+        println!("{line}");
+    }
+    Ok(())
+}
+
 fn time_gemm(gpu: &Gpu, random: &mut Random) -> Outcome {
     for (dtype, size) in [(DType::BF16, 8192), (DType::BF16, 4096), (DType::F16, 8192), (DType::F32, 4096)] {
         let (a, b) = (fill(gpu, random, size * size, dtype)?, fill(gpu, random, size * size, dtype)?);
@@ -391,12 +505,16 @@ fn main() -> Outcome {
     if asked("check") {
         check_gemm(&gpu, &mut random)?;
         check_attention(&gpu, &mut random)?;
+        check_backward(&gpu, &mut random)?;
     }
     if asked("gemm") {
         time_gemm(&gpu, &mut random)?;
     }
     if asked("forward") {
         time_forward(&gpu, &mut random)?;
+    }
+    if asked("backward") {
+        time_backward(&gpu, &mut random)?;
     }
     Ok(())
 }

@@ -26,10 +26,11 @@ template <int D> struct RowLayout {
 template <int D, int ROWS, int THREADS, class T>
 __device__ __forceinline__ void load_rows(uint32_t to, const T *from, int64_t step, int first, int rows, int d) {
   constexpr int PIECES = D / 8;
-  static_assert(ROWS * PIECES % THREADS == 0, "each thread loads as much");
 #pragma unroll
-  for (int i = 0; i < ROWS * PIECES / THREADS; i++) {
-    const int at = i * THREADS + threadIdx.x, line = at / PIECES, piece = at % PIECES, row = first + line;
+  for (int i = 0; i < (ROWS * PIECES + THREADS - 1) / THREADS; i++) {
+    const int at = i * THREADS + threadIdx.x;
+    if (ROWS * PIECES % THREADS && at >= ROWS * PIECES) break;
+    const int line = at / PIECES, piece = at % PIECES, row = first + line;
     const bool inside = row < rows && piece * 8 < d;
     copy_async(to + RowLayout<D>::at(line, piece), inside ? from + row * step + piece * 8 : from, inside ? 16 : 0);
   }

@@ -179,6 +179,14 @@ const HOPPER_STAGES: usize = 2;
 /// A tensor `[batch, len, heads, head]` with its steps.
 pub type Tensor<'a> = (Elements<'a>, Steps);
 
+impl AttentionShape {
+    /// Checks a tensor of one number for each query of each head.
+    fn check_rows(&self, what: &str, rows: Elements<'_>) -> Result<(), Error> {
+        rows.check(KERNEL, what, self.batch.checked_mul(self.q_heads * self.q_len))?;
+        if rows.dtype() == DType::F32 { Ok(()) } else { refuse!(KERNEL, "{what} are f32") }
+    }
+}
+
 /// `o = softmax(scale · q · kᵀ) · v` for tensors `[batch, len, heads, head]` of one floating-point type with their steps, and the
 /// logarithm of the sum of exponents into `lse` (f32, `[batch, q_heads, q_len]`) if wanted. A query that sees no key gets zeros, and
 /// minus infinity. Softmax and sums are in f32.
@@ -205,10 +213,7 @@ pub fn attention(
     shape.check_tensor("v", v, [k_len, kv_heads], dtype)?;
     shape.check_tensor("the result", (o.0.0, o.1), [q_len, q_heads], dtype)?;
     if let Some(lse) = lse {
-        if lse.0.dtype() != DType::F32 {
-            return refuse!(KERNEL, "the logarithm of the sums is f32");
-        }
-        lse.0.check(KERNEL, "the logarithm of the sums", batch.checked_mul(q_heads * q_len))?;
+        shape.check_rows("logarithms of sums", lse.0)?;
     }
     if batch == 0 || q_len == 0 || q_heads == 0 {
         return Ok(());
@@ -255,4 +260,94 @@ pub fn attention(
     };
     // SAFETY: the kernel takes these types; all tensors were checked to lie in their memory, aligned where it matters.
     unsafe { gpu.launch(kernel, grid, arguments![raw, q_at, k_at, v_at, o_at, lse], &describe) }
+}
+
+/// Gradients of [`attention`] in f32, without gaps: of q, k and v from that of the result, which has the steps of the result. f16
+/// and bf16 only; sums are made in one order, so that they are the same from run to run.
+///
+/// # Errors
+/// As [`attention`], or for f32, or if the GPU has too little shared memory for so many features.
+pub fn attention_backward(
+    gpu: &Gpu,
+    shape: &AttentionShape,
+    [q, k, v]: [Tensor<'_>; 3],
+    [o, grad]: [Elements<'_>; 2],
+    o_steps: Steps,
+    lse: Elements<'_>,
+    gradients: [ElementsMut<'_>; 3],
+) -> Result<(), Error> {
+    let dtype = q.0.dtype();
+    shape.check()?;
+    if !matches!(dtype, DType::F16 | DType::BF16) {
+        return refuse!(KERNEL, "gradients want f16 or bf16, got {dtype:?}");
+    }
+    let AttentionShape { batch, q_len, k_len, q_heads, kv_heads, head, .. } = *shape;
+    shape.check_tensor("q", q, [q_len, q_heads], dtype)?;
+    shape.check_tensor("k", k, [k_len, kv_heads], dtype)?;
+    shape.check_tensor("v", v, [k_len, kv_heads], dtype)?;
+    shape.check_tensor("the result", (o, o_steps), [q_len, q_heads], dtype)?;
+    shape.check_tensor("its gradient", (grad, o_steps), [q_len, q_heads], dtype)?;
+    shape.check_rows("logarithms of sums", lse)?;
+    for (of, (len, heads)) in gradients.iter().zip([(q_len, q_heads), (k_len, kv_heads), (k_len, kv_heads)]) {
+        shape.check_tensor("a gradient", (of.0, shape.dense(len, heads)), [len, heads], DType::F32)?;
+        if !of.0.is_aligned(8) {
+            return refuse!(KERNEL, "a gradient is not aligned to 8 bytes");
+        }
+    }
+    if batch == 0 || q_heads == 0 {
+        return Ok(());
+    }
+    let half = dtype == DType::F16;
+    let name = |f16: &'static str, bf16: &'static str| if half { f16 } else { bf16 };
+    let (width, queries, keys): (usize, &'static str, &[&'static str]) = match head {
+        ..=64 => {
+            let queries = name("attention_dq_64_f16", "attention_dq_64_bf16");
+            (64, queries, if half { &["attention_dkv_64_f16"] } else { &["attention_dkv_64_bf16"] })
+        }
+        ..=80 => {
+            let queries = name("attention_dq_80_f16", "attention_dq_80_bf16");
+            (80, queries, if half { &["attention_dkv_80_f16"] } else { &["attention_dkv_80_bf16"] })
+        }
+        ..=128 => {
+            let queries = name("attention_dq_128_f16", "attention_dq_128_bf16");
+            (128, queries, if half { &["attention_dkv_128_f16"] } else { &["attention_dkv_128_bf16"] })
+        }
+        _ => {
+            let keys: &[&str] = if half {
+                &["attention_dk_256_f16", "attention_dv_256_f16"]
+            } else {
+                &["attention_dk_256_bf16", "attention_dv_256_bf16"]
+            };
+            (256, name("attention_dq_256_f16", "attention_dq_256_bf16"), keys)
+        }
+    };
+    let rows = if width <= 128 { 128 } else { 64 };
+    let shared = (2 * rows + 2 * KEYS) * pitch(width) + 2 * KEYS * 4;
+    if shared > gpu.shared_memory() {
+        return refuse!(KERNEL, "gradients for {head} features of a head want {shared} bytes of shared memory");
+    }
+    let raw = shape.raw([q.1, k.1, v.1, o_steps]);
+    let delta = gpu.allocate(batch * q_heads * q_len * 4)?;
+    let [q, k, v] = [q.0, k.0, v.0].map(|elements| elements.pointer());
+    let [o, grad, lse] = [o, grad, lse].map(|elements| elements.pointer());
+    let [dq, dk, dv] = gradients.map(|elements| elements.0.pointer());
+    let (delta, describe) = (delta.pointer(), || format!("gradients of {shape:?}"));
+    let threads = rows as u32 * 2;
+    // SAFETY: the kernels take these types; all tensors were checked to lie in their memory, aligned where it matters.
+    unsafe {
+        if q_len > 0 {
+            let grid = Grid { blocks: [(batch * q_heads * q_len).div_ceil(8).min(1 << 20), 1, 1], threads: 256, shared: 0 };
+            let kernel = name("attention_delta_f16", "attention_delta_bf16");
+            gpu.launch(kernel, grid, arguments![raw, o, grad, delta], &describe)?;
+            let grid = Grid { blocks: [q_len.div_ceil(rows), q_heads, batch], threads, shared };
+            gpu.launch(queries, grid, arguments![raw, q, k, v, grad, lse, delta, dq], &describe)?;
+        }
+        if k_len > 0 {
+            let grid = Grid { blocks: [k_len.div_ceil(rows), kv_heads, batch], threads, shared };
+            for kernel in keys {
+                gpu.launch(kernel, grid, arguments![raw, q, k, v, grad, lse, delta, dk, dv], &describe)?;
+            }
+        }
+    }
+    Ok(())
 }
