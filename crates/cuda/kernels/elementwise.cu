@@ -16,14 +16,15 @@ struct Rows {
   int64_t out_stride;
 };
 
-enum { ADD = 0, SUB = 1, MUL = 2, DIV = 3 };
+enum { ADD = 0, SUB = 1, MUL = 2, DIV = 3, SILU_MUL = 4 };
 
 __device__ inline float combine(int how, float a, float b) {
   switch (how) {
     case ADD: return a + b;
     case SUB: return a - b;
     case MUL: return a * b;
-    default: return a / b;
+    case DIV: return a / b;
+    default: return a / (1.0f + expf(-a)) * b;
   }
 }
 

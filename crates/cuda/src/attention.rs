@@ -304,11 +304,11 @@ pub fn attention_backward(
             let queries = name("attention_dq_64_f16", "attention_dq_64_bf16");
             (64, queries, if half { &["attention_dkv_64_f16"] } else { &["attention_dkv_64_bf16"] })
         }
-        ..=80 => {
+        65..=80 => {
             let queries = name("attention_dq_80_f16", "attention_dq_80_bf16");
             (80, queries, if half { &["attention_dkv_80_f16"] } else { &["attention_dkv_80_bf16"] })
         }
-        ..=128 => {
+        81..=128 => {
             let queries = name("attention_dq_128_f16", "attention_dq_128_bf16");
             (128, queries, if half { &["attention_dkv_128_f16"] } else { &["attention_dkv_128_bf16"] })
         }

@@ -36,6 +36,8 @@ pub enum Binary {
     Mul,
     /// `a / b`.
     Div,
+    /// `a / (1 + e^-a) * b`: a gated linear unit's.
+    SiluMul,
 }
 
 /// What is applied to an element.
@@ -53,6 +55,8 @@ pub enum Activation {
     Tanh,
     /// `x * Φ(x)`, with the error function.
     Gelu,
+    /// `x / (1 + e^-x)`.
+    Silu,
 }
 
 impl Activation {
@@ -64,6 +68,7 @@ impl Activation {
             Activation::Sigmoid => (3, 0.0),
             Activation::Tanh => (4, 0.0),
             Activation::Gelu => (5, 0.0),
+            Activation::Silu => (6, 0.0),
         }
     }
 }

@@ -27,6 +27,7 @@ mod memory;
 pub mod normalize;
 pub mod pooling;
 pub mod resize;
+pub mod rope;
 pub mod spatial_attention;
 mod tensor_map;
 

@@ -24,9 +24,8 @@ pub struct Linear {
 enum Packed {
     /// The bias is padded to whole vectors; empty for none.
     Cpu(PackedMatrix, AlignedBuf),
-    /// A 1×1 convolution of an image of one row.
     #[cfg(feature = "cuda")]
-    Cuda(std::sync::Arc<crate::cuda::Conv>),
+    Cuda(std::sync::Arc<crate::cuda::Linear>),
 }
 
 impl Linear {
@@ -46,8 +45,7 @@ impl Linear {
         }
         #[cfg(feature = "cuda")]
         if let Device::Cuda(gpu) = device {
-            let shape = super::ConvShape::same(inputs, outputs, 1);
-            let packed = Packed::Cuda(crate::cuda::Conv::new(gpu, shape, weight, bias)?.into());
+            let packed = Packed::Cuda(crate::cuda::Linear::new(gpu, [outputs, inputs], weight, bias)?.into());
             return Ok(Linear { device: device.clone(), packed });
         }
         let packed = PackedMatrix::pack(device.kernels().isa, inputs, outputs, |k, n| weight[n * inputs + k]);
@@ -68,7 +66,10 @@ impl Linear {
         let (inputs, outputs) = match &self.packed {
             Packed::Cpu(packed, _) => (packed.k(), packed.n()),
             #[cfg(feature = "cuda")]
-            Packed::Cuda(conv) => (conv.shape().in_channels, conv.shape().out_channels),
+            Packed::Cuda(layer) => {
+                let [outputs, inputs] = layer.sizes();
+                (inputs, outputs)
+            }
         };
         if x.shape().last() != Some(&inputs) {
             return refuse!("linear", "wants [.., {inputs}], got shape {:?}", x.shape());
@@ -80,14 +81,7 @@ impl Linear {
         let (packed, bias) = match &self.packed {
             Packed::Cpu(packed, bias) => (packed, bias),
             #[cfg(feature = "cuda")]
-            Packed::Cuda(conv) => {
-                let rows = x.elements() / inputs.max(1);
-                if rows == 0 || outputs == 0 {
-                    return Tensor::unspecified(&self.device, crate::Layout::padded(&shape)?, x.dtype());
-                }
-                let image = x.reshape(&[1, 1, rows, inputs])?;
-                return conv.forward(&image, [1, rows], activation, None)?.reshape(&shape);
-            }
+            Packed::Cuda(layer) => return layer.forward(x, activation),
         };
         let (x, rows) = x.to_rows("linear")?;
         let (x, rows) = if rows.stride < rows.len { x.padded()?.to_rows("linear")? } else { (x, rows) };
@@ -126,6 +120,12 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, activation: Ac
         same_device(OP, x.device(), bias.device())?;
         bias.expect_dtype(OP, DType::F32)?;
     }
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = x.device()
+        && !crate::autograd::is_recording(&[Some(x), Some(weight), bias].into_iter().flatten().collect::<Vec<_>>())
+    {
+        return crate::cuda::linear(gpu, x, weight, bias, activation);
+    }
     let flat = weight.detach().contiguous()?;
     let shift = bias.map(|bias| bias.detach().contiguous()).transpose()?;
     let shift = shift.as_ref().map(Tensor::as_slice).transpose()?;
@@ -154,6 +154,10 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, activation: Ac
 /// # Errors
 /// If the shapes do not fit each other.
 pub fn linear_backward_input(grad: &Tensor, weight: &Tensor) -> Result<Tensor, Error> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = grad.device() {
+        return crate::cuda::linear_backward_input(gpu, grad, weight);
+    }
     let swapped = weight.transpose(0, 1)?.contiguous()?;
     let &[inputs, outputs] = &**swapped.shape() else { return refuse!("linear", "weights are no matrix") };
     Linear::new(grad.device(), [inputs, outputs], swapped.as_slice()?, None)?.forward(grad, Activation::Identity)
@@ -165,6 +169,10 @@ pub fn linear_backward_input(grad: &Tensor, weight: &Tensor) -> Result<Tensor, E
 /// If the shapes do not fit each other.
 pub fn linear_backward_weight(grad: &Tensor, x: &Tensor) -> Result<Tensor, Error> {
     const OP: &str = "linear_backward_weight";
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = x.device() {
+        return crate::cuda::linear_backward_weight(gpu, grad, x);
+    }
     let (&[ref grad_outer @ .., outputs], &[ref outer @ .., inputs]) = (&**grad.shape(), &**x.shape()) else {
         return refuse!(OP, "wants [.., outputs] and [.., inputs], got {:?} and {:?}", grad.shape(), x.shape());
     };
