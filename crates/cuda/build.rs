@@ -41,6 +41,7 @@ fn main() {
     println!("cargo::rustc-cfg=cuda_kernels");
 }
 
+/// Compiles a source, unless its image is newer than it and what it includes and was made in the same way.
 fn compile(nvcc: &Path, archs: &str, source: &Path, image: &Path) {
     let mut command = Command::new(nvcc);
     command.args(["-fatbin", "-O3", "-std=c++17", "--compress-mode=size", "-Werror", "all-warnings"]);
@@ -50,9 +51,26 @@ fn compile(nvcc: &Path, archs: &str, source: &Path, image: &Path) {
     if archs == ARCHS {
         command.args(["-gencode", "arch=compute_89,code=compute_89"]);
     }
-    let status = command.arg("-o").arg(image).arg(source).status();
+    command.arg("-o").arg(image).arg(source);
+    let (way, stamp) = (format!("{command:?}"), image.with_extension("way"));
+    let age = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).ok();
+    let is_older = |path: &PathBuf| age(path).is_some_and(|age_of| age(image).is_some_and(|made| age_of < made));
+    let mut sources = vec![source.to_path_buf()];
+    let mut at = 0;
+    while let Some(text) = sources.get(at).map(|path| fs::read_to_string(path).unwrap_or_default()) {
+        let names = text.lines().filter_map(|line| line.strip_prefix("#include \"")?.strip_suffix('"'));
+        let headers: Vec<PathBuf> = names.map(|name| Path::new("kernels").join(name)).collect();
+        sources.extend(headers.into_iter().filter(|header| header.is_file()));
+        at += 1;
+    }
+    if sources.iter().all(is_older) && fs::read_to_string(&stamp).is_ok_and(|was| was == way) {
+        return;
+    }
+    let _ = fs::remove_file(&stamp);
+    let status = command.status();
     let status = status.unwrap_or_else(|error| panic!("cannot start {}: {error}", nvcc.display()));
     assert!(status.success(), "{} failed on {}", nvcc.display(), source.display());
+    fs::write(stamp, way).expect("the build folder can be written");
 }
 
 /// The compiler, if there is one.

@@ -42,7 +42,7 @@ template <class T, int N> struct alignas(sizeof(T) * N) Pack {
 };
 
 // Numbers as in `elementwise.rs`.
-enum { IDENTITY = 0, RELU = 1, LEAKY_RELU = 2, SIGMOID = 3, TANH = 4, GELU = 5 };
+enum { IDENTITY = 0, RELU = 1, LEAKY_RELU = 2, SIGMOID = 3, TANH = 4, GELU = 5, SILU = 6 };
 
 __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
 
@@ -53,6 +53,7 @@ __device__ inline float activate(int kind, float slope, float x) {
     case SIGMOID: return 1.0f / (1.0f + expf(-x));
     case TANH: return tanhf(x);
     case GELU: return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+    case SILU: return x / (1.0f + expf(-x));
     default: return x;
   }
 }

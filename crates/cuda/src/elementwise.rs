@@ -36,6 +36,8 @@ pub enum Binary {
     Mul,
     /// `a / b`.
     Div,
+    /// `a / (1 + e^-a) * b`: a gated linear unit's.
+    SiluMul,
 }
 
 /// A function of one element.
@@ -70,10 +72,12 @@ pub enum Activation {
     Tanh,
     /// `x * Φ(x)`, with the error function.
     Gelu,
+    /// `x / (1 + e^-x)`.
+    Silu,
 }
 
 impl Activation {
-    fn code(self) -> (i32, f32) {
+    pub(crate) fn code(self) -> (i32, f32) {
         match self {
             Activation::Identity => (0, 0.0),
             Activation::Relu => (1, 0.0),
@@ -81,6 +85,7 @@ impl Activation {
             Activation::Sigmoid => (3, 0.0),
             Activation::Tanh => (4, 0.0),
             Activation::Gelu => (5, 0.0),
+            Activation::Silu => (6, 0.0),
         }
     }
 }

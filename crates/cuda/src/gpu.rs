@@ -1,12 +1,13 @@
 //! A GPU: context, stream, kernels, memory.
 
 use crate::Error;
+use crate::blas::Blas;
 use crate::memory::Pool;
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 #[cfg(cuda_kernels)]
 include!(concat!(env!("OUT_DIR"), "/modules.rs"));
@@ -25,6 +26,8 @@ pub(crate) struct Inner {
     modules: Vec<Module>,
     functions: Mutex<HashMap<&'static str, Function>>,
     pub(crate) pool: Mutex<Pool>,
+    /// cuBLASLt, once asked for; `None` in it where it cannot be opened.
+    blas: OnceLock<Option<Blas>>,
     name: String,
     capability: (i32, i32),
     multiprocessors: usize,
@@ -109,6 +112,7 @@ impl Gpu {
             modules,
             functions: Mutex::default(),
             pool: Mutex::default(),
+            blas: OnceLock::new(),
             name,
             capability,
             multiprocessors,
@@ -172,6 +176,16 @@ impl Gpu {
         Ok((value, elapsed))
     }
 
+    /// cuBLASLt, opened when first asked for; `None` where it is not.
+    pub(crate) fn blas(&self) -> Option<&Blas> {
+        self.inner.blas.get_or_init(|| Blas::open(self)).as_ref()
+    }
+
+    /// Version of cuBLASLt as people write it; `None` where it cannot be opened, and products of matrices are our own kernels'.
+    pub fn blas_version(&self) -> Option<String> {
+        self.blas().map(Blas::version)
+    }
+
     pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.inner
     }
@@ -211,6 +225,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         let _ = self.context.bind_to_thread();
         let _ = self.stream.synchronize();
+        drop(self.blas.take());
         self.pool.get_mut().unwrap_or_else(PoisonError::into_inner).trim();
         for module in &self.modules {
             // SAFETY: no work is left on the stream, and nobody else holds functions of the module.

@@ -11,7 +11,9 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("CUDA needs a 64-bit host");
 
+pub mod attention;
 pub mod backward;
+mod blas;
 pub mod conv;
 pub mod conv_backward;
 pub mod copy;
@@ -19,6 +21,7 @@ pub mod elementwise;
 mod error;
 pub mod examples;
 mod feed;
+pub mod gemm;
 mod gpu;
 mod graph;
 mod image;
@@ -31,7 +34,9 @@ pub mod pooling;
 pub mod random;
 pub mod reduce;
 pub mod resize;
+pub mod rope;
 pub mod spatial_attention;
+mod tensor_map;
 pub mod tokens;
 
 pub use error::Error;

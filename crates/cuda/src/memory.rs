@@ -164,6 +164,22 @@ impl Gpu {
         self.synchronize()
     }
 
+    /// Queues a copy of `bytes` bytes from the start of one memory to that of another, by the driver.
+    ///
+    /// # Errors
+    /// If they are not all there, or the driver fails.
+    pub fn copy(&self, from: &Memory, to: &Memory, bytes: usize) -> Result<(), Error> {
+        check_range("copy on the GPU", from, 0, bytes)?;
+        check_range("copy on the GPU", to, 0, bytes)?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.bind()?;
+        // SAFETY: both ranges were checked.
+        unsafe { result::memcpy_dtod_async(to.pointer, from.pointer, bytes, self.inner().stream.cu_stream()) }
+            .map_err(|e| driver(&format!("copying {bytes} bytes on the GPU"), e))
+    }
+
     /// Queues setting `bytes` bytes of `memory` to zero, from byte `at` on.
     ///
     /// # Errors
@@ -335,6 +351,11 @@ impl<'a> Elements<'a> {
             Some(wanted) => crate::error::refuse!(kernel, "{what} has {} elements, wants {wanted}", self.len()),
             None => crate::error::refuse!(kernel, "the size of {what} overflows"),
         }
+    }
+
+    /// What follows the first `count`.
+    pub(crate) fn skip(self, count: usize) -> Elements<'a> {
+        Elements { offset: self.offset + count, ..self }
     }
 
     /// Whether the first lies at a multiple of `bytes`.

@@ -2,8 +2,12 @@
 //!
 //! Elements are f32, f16 or bf16; sums are in f32.
 
+mod attention;
+mod linear;
 mod training;
 
+pub(crate) use attention::{attention, rms_norm, rope, silu};
+pub(crate) use linear::{Linear, linear, linear_backward_input, linear_backward_weight};
 pub(crate) use training::*;
 
 use crate::error::refuse;

@@ -68,6 +68,12 @@ pub fn activation_backward(grad: &Tensor, saved: &Tensor, how: Activation) -> Re
 /// # Errors
 /// If the elements are not `f32`.
 pub fn silu(x: &Tensor) -> Result<Tensor, Error> {
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = x.device()
+        && !crate::autograd::is_recording(&[x])
+    {
+        return crate::cuda::silu(gpu, x);
+    }
     mul(x, &sigmoid(x)?)
 }
 

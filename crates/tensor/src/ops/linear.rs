@@ -25,9 +25,8 @@ pub struct Linear {
 enum Packed {
     /// The bias is padded to whole vectors; empty for none.
     Cpu(PackedMatrix, AlignedBuf),
-    /// A 1×1 convolution of an image of one row.
     #[cfg(feature = "cuda")]
-    Cuda(std::sync::Arc<crate::cuda::Conv>),
+    Cuda(std::sync::Arc<crate::cuda::Linear>),
 }
 
 impl Linear {
@@ -47,8 +46,7 @@ impl Linear {
         }
         #[cfg(feature = "cuda")]
         if let Device::Cuda(gpu) = device {
-            let shape = super::ConvShape::same(inputs, outputs, 1);
-            let packed = Packed::Cuda(crate::cuda::Conv::new(gpu, shape, weight, bias)?.into());
+            let packed = Packed::Cuda(crate::cuda::Linear::new(gpu, [outputs, inputs], weight, bias)?.into());
             return Ok(Linear { device: device.clone(), packed });
         }
         let packed = PackedMatrix::pack(device.kernels().isa, inputs, outputs, |k, n| weight[n * inputs + k]);
@@ -69,7 +67,10 @@ impl Linear {
         let (inputs, outputs) = match &self.packed {
             Packed::Cpu(packed, _) => (packed.k(), packed.n()),
             #[cfg(feature = "cuda")]
-            Packed::Cuda(conv) => (conv.shape().in_channels, conv.shape().out_channels),
+            Packed::Cuda(layer) => {
+                let [outputs, inputs] = layer.sizes();
+                (inputs, outputs)
+            }
         };
         if x.shape().last() != Some(&inputs) {
             return refuse!("linear", "wants [.., {inputs}], got shape {:?}", x.shape());
@@ -81,14 +82,7 @@ impl Linear {
         let (packed, bias) = match &self.packed {
             Packed::Cpu(packed, bias) => (packed, bias),
             #[cfg(feature = "cuda")]
-            Packed::Cuda(conv) => {
-                let rows = x.elements() / inputs.max(1);
-                if rows == 0 || outputs == 0 {
-                    return Tensor::unspecified(&self.device, crate::Layout::padded(&shape)?, x.dtype());
-                }
-                let image = x.reshape(&[1, 1, rows, inputs])?;
-                return conv.forward(&image, [1, rows], activation, None)?.reshape(&shape);
-            }
+            Packed::Cuda(layer) => return layer.forward(x, activation),
         };
         let (x, rows) = x.to_rows("linear")?;
         let (x, rows) = if rows.stride < rows.len { x.padded()?.to_rows("linear")? } else { (x, rows) };
@@ -131,6 +125,12 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, activation: Ac
             return refuse!(OP, "a bias of shape {:?} for {outputs} outputs", bias.shape());
         }
     }
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = x.device()
+        && !crate::autograd::is_recording(&[Some(x), Some(weight), bias].into_iter().flatten().collect::<Vec<_>>())
+    {
+        return crate::cuda::linear(gpu, x, weight, bias, activation);
+    }
     let y = product(&x.detach(), &weight.detach(), bias.map(Tensor::detach).as_ref(), [outputs, inputs])?;
     let all = [Some(x), Some(weight), bias];
     let all: Vec<&Tensor> = all.into_iter().flatten().collect();
@@ -149,29 +149,11 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, activation: Ac
 fn product(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, [outputs, inputs]: [usize; 2]) -> Result<Tensor, Error> {
     #[cfg(feature = "cuda")]
     if let Device::Cuda(gpu) = x.device() {
-        if x.shape().last() != Some(&inputs) {
-            return refuse!("linear", "wants [.., {inputs}], got shape {:?}", x.shape());
-        }
-        let shape = with_last(x, outputs);
-        let Some((image, conv)) = as_image(x, [outputs, inputs])? else {
-            return Tensor::zeros(x.device(), &shape, x.dtype());
-        };
-        let weight = weight.reshape(&[outputs, inputs, 1, 1])?;
-        return crate::cuda::conv2d(gpu, &image, &weight, bias, &conv, 1.0)?.reshape(&shape);
+        return crate::cuda::linear(gpu, x, weight, bias, Activation::Identity);
     }
     let (weight, bias) = (weight.contiguous()?, bias.map(Tensor::contiguous).transpose()?);
     let bias = bias.as_ref().map(Tensor::as_slice).transpose()?;
     Linear::new(x.device(), [outputs, inputs], weight.as_slice()?, bias)?.forward(x, Activation::Identity)
-}
-
-/// The shape of `x` with another last dimension.
-#[cfg(feature = "cuda")]
-fn with_last(x: &Tensor, len: usize) -> Dims {
-    let mut shape = *x.shape();
-    if let Some(last) = shape.last_mut() {
-        *last = len;
-    }
-    shape
 }
 
 /// `x` as an image of one row, and the 1×1 convolution that is the layer; `None` if there is nothing to compute.
@@ -212,17 +194,7 @@ fn parameter_gradients(
 pub fn linear_backward_input(grad: &Tensor, weight: &Tensor) -> Result<Tensor, Error> {
     #[cfg(feature = "cuda")]
     if let Device::Cuda(gpu) = grad.device() {
-        let &[outputs, inputs] = &**weight.shape() else { return refuse!("linear", "weights are no matrix") };
-        if grad.shape().last() != Some(&outputs) {
-            return refuse!("linear", "wants gradients [.., {outputs}], got shape {:?}", grad.shape());
-        }
-        let shape = with_last(grad, inputs);
-        let Some((image, _)) = as_image(grad, [inputs, outputs])? else {
-            return Tensor::zeros(grad.device(), &shape, grad.dtype());
-        };
-        let (weight, conv) = (weight.reshape(&[outputs, inputs, 1, 1])?, ConvShape::same(inputs, outputs, 1));
-        let size = [1, image.shape()[2]];
-        return crate::cuda::conv2d_backward_input(gpu, &image, &weight, &conv, size)?.reshape(&shape);
+        return crate::cuda::linear_backward_input(gpu, grad, weight);
     }
     let swapped = weight.transpose(0, 1)?.contiguous()?;
     let &[inputs, outputs] = &**swapped.shape() else { return refuse!("linear", "weights are no matrix") };
@@ -235,6 +207,10 @@ pub fn linear_backward_input(grad: &Tensor, weight: &Tensor) -> Result<Tensor, E
 /// If the shapes do not fit each other.
 pub fn linear_backward_weight(grad: &Tensor, x: &Tensor) -> Result<Tensor, Error> {
     const OP: &str = "linear_backward_weight";
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = x.device() {
+        return crate::cuda::linear_backward_weight(gpu, grad, x);
+    }
     let (&[ref grad_outer @ .., outputs], &[ref outer @ .., inputs]) = (&**grad.shape(), &**x.shape()) else {
         return refuse!(OP, "wants [.., outputs] and [.., inputs], got {:?} and {:?}", grad.shape(), x.shape());
     };

@@ -104,6 +104,13 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor, Err
     let Some(last) = x.rank().checked_sub(1).filter(|&last| weight.shape()[..] == x.shape()[last..]) else {
         return refuse!("rms_norm", "weight {:?} does not fit {:?}", weight.shape(), x.shape());
     };
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = x.device()
+        && !crate::autograd::is_recording(&[x, weight])
+    {
+        same_device("rms_norm", x.device(), weight.device())?;
+        return crate::cuda::rms_norm(gpu, x, weight, epsilon);
+    }
     let root = sqrt(&add_scalar(&mean_dims(&mul(x, x)?, &[last])?, epsilon)?)?;
     mul(&div(x, &root)?, weight)
 }
