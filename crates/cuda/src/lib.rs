@@ -13,6 +13,7 @@ compile_error!("CUDA needs a 64-bit host");
 
 pub mod conv;
 pub mod copy;
+pub mod depthwise;
 pub mod elementwise;
 mod error;
 mod gpu;
@@ -22,8 +23,10 @@ mod launch;
 pub mod matmul;
 mod memory;
 pub mod normalize;
+pub mod patch_transformer;
 pub mod pooling;
 pub mod resize;
+pub mod samples;
 pub mod spatial_attention;
 
 pub use error::Error;
