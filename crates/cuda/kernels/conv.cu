@@ -26,9 +26,13 @@ struct Conv {
   // q, channel i, and y_stride is that of the large picture.
   int shuffle;
   int y_is_f32;
+  float highest; // results are clamped to this, before the residual
 };
 
-__device__ inline float leaky(float slope, float x) { return x > 0.0f ? x : slope * x; }
+__device__ inline float leaky(const Conv &p, float x) {
+  const float v = x > 0.0f ? x : p.slope * x;
+  return v > p.highest ? p.highest : v; // NaN stays
+}
 
 // ---------------------------------------------------------------------------------------------------------------- packing
 
@@ -280,7 +284,7 @@ __device__ void conv_tile(const Conv &p, const T *x, const uint4 *w, const float
       for_runs<NT>(sum[m], half, [&](int o, auto &v) {
         constexpr int N = sizeof(v) / sizeof(float);
 #pragma unroll
-        for (int i = 0; i < N; i++) v[i] = leaky(p.slope, v[i]);
+        for (int i = 0; i < N; i++) v[i] = leaky(p, v[i]);
         if (residual && ox < p.out_width && o < p.out_channels) {
           const auto r = *reinterpret_cast<const Pack<uint32_t, N / 2> *>(residual + (line + ox) * p.residual_stride + o);
 #pragma unroll
@@ -437,8 +441,8 @@ __device__ void conv_gather(const Conv &p, int pairs, const T *x, const uint4 *w
       const int o = pair0 * 16 + j * 8 + 2 * (lane % 4);
       if (o >= p.out_channels) continue;
       const bool second = o + 1 < p.out_channels;
-      float a = leaky(p.slope, sum[j][2 * half]);
-      float b = leaky(p.slope, sum[j][2 * half + 1]);
+      float a = leaky(p, sum[j][2 * half]);
+      float b = leaky(p, sum[j][2 * half + 1]);
       if (residual) {
         a += up(residual[pixel * p.residual_stride + o]);
         if (second) b += up(residual[pixel * p.residual_stride + o + 1]);
@@ -481,7 +485,7 @@ __device__ void conv_direct(const Conv &p, const T *x, const float *w, const flo
         for (int c = 0; c < in; c++) sum += up(from[c]) * weight[int64_t(c) * p.out_channels];
       }
     }
-    float a = leaky(p.slope, sum);
+    float a = leaky(p, sum);
     if (residual) a += up(residual[pixel * p.residual_stride + o]);
     store2<T>(p, y, n, oy, ox, o, a, 0.0f, false);
   }
@@ -548,7 +552,7 @@ extern "C" __global__ void __launch_bounds__(256) conv_gather_f32(Conv p, int ou
     for (int j = 0; j < 4; j++) {
       const int o = out0 + pc + j;
       if (o >= p.out_channels) continue;
-      float a = leaky(p.slope, sum[i][j] + bias[o]);
+      float a = leaky(p, sum[i][j] + bias[o]);
       if (residual) a += residual[pixel * p.residual_stride + o];
       store2<float>(p, y, cn, cy, cx, o, a, 0.0f, false);
     }

@@ -59,6 +59,8 @@ pub enum Packing {
     Chained,
     /// The mask of [`gate`](crate::spatial_attention::gate): 1×1 from 16 channels, f16 or bf16.
     Gate,
+    /// The products of [`patch_transformer`](crate::patch_transformer): 1×1, f16 or bf16.
+    Product,
     /// Either of [`coarse_map`](crate::spatial_attention::coarse_map): 3×3 from 16 channels, f16 or bf16.
     CoarseMap,
 }
@@ -100,6 +102,7 @@ struct Raw {
     slope: f32,
     shuffle: i32,
     y_is_f32: i32,
+    highest: f32,
 }
 
 /// Two 1×1 convolutions that follow in registers.
@@ -119,6 +122,8 @@ struct Chain {
 pub struct Epilogue<'a> {
     /// Slope of a leaky ReLU: 1 for none, 0 for a ReLU.
     pub slope: f32,
+    /// Results are clamped to this.
+    pub highest: f32,
     /// Added after the activation; as large as the result.
     pub residual: Option<Image<'a>>,
     /// Pixel shuffle by this factor, 1 for none: channel `(r * factor + q) * c + i` becomes channel `i` of sub-row `r` and
@@ -128,7 +133,7 @@ pub struct Epilogue<'a> {
 
 impl Epilogue<'_> {
     /// Nothing.
-    pub const NONE: Epilogue<'static> = Epilogue { slope: 1.0, residual: None, shuffle: 1 };
+    pub const NONE: Epilogue<'static> = Epilogue { slope: 1.0, highest: f32::INFINITY, residual: None, shuffle: 1 };
 }
 
 /// Rows and columns of pixels that a block of the tiled kernel takes.
@@ -201,7 +206,7 @@ impl PackedConv {
         let three = dense && small && shape.kernel == [3; 2] && shape.dilation == [1; 2];
         let fits_part = match packing {
             Packing::Alone => true,
-            Packing::Chained => point,
+            Packing::Chained | Packing::Product => point,
             Packing::Gate => point && shape.in_channels == 16,
             Packing::CoarseMap => three && shape.in_channels == 16,
         };
@@ -492,6 +497,7 @@ impl PackedConv {
             slope: epilogue.slope,
             shuffle: factor as i32,
             y_is_f32: i32::from(y.dtype() == DType::F32),
+            highest: epilogue.highest,
         })
     }
 

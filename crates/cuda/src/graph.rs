@@ -17,6 +17,8 @@ pub struct Graph {
 
 // SAFETY: a graph is a handle of the driver that any thread may use; `replay` takes `&mut self`, so one at a time does.
 unsafe impl Send for Graph {}
+// SAFETY: a shared graph can do nothing: `replay` takes `&mut self`.
+unsafe impl Sync for Graph {}
 
 impl Gpu {
     /// Captures the work that `work` queues instead of doing it. Nothing else may use the GPU meanwhile.

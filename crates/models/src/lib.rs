@@ -10,12 +10,14 @@ pub mod super_resolution;
 
 mod error;
 mod load;
+mod on_device;
 mod parameters;
 #[cfg(test)]
 mod testing;
 
 pub use error::Error;
 pub use load::{Placement, load, load_on};
+pub use on_device::{DeviceError, Enlarged, OnDevice, PictureDevice, Rgb, RgbMut, Stages};
 pub use parameters::{Network, Parameters};
 pub use super_resolution::{Sink, Source, SuperResolution, Window};
 

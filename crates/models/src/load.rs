@@ -1,5 +1,7 @@
 //! Finding out which network a checkpoint holds.
 
+#[cfg(feature = "cuda")]
+use crate::OnDevice;
 #[cfg(feature = "ditn")]
 use crate::ditn::{self, Ditn};
 use crate::rlfn::{self, Rlfn};
@@ -43,18 +45,26 @@ fn load_on_gpu(
     weights: &Weights,
     precision: Precision,
 ) -> Result<Box<dyn SuperResolution>, Error> {
+    use crate::on_device::{Gpu, StandsIn};
     use supple_tensor::DType;
-    if rlfn::recognises(weights) {
-        let network = Rlfn::load(cpu, weights, precision)?;
-        let dtype = if precision == Precision::F32 { DType::F32 } else { DType::F16 };
-        match rlfn::RlfnOnDevice::load(network, device, dtype, weights, fall_back) {
-            Ok(network) => return Ok(Box::new(network)),
-            Err(error) if !fall_back => return Err(error),
-            Err(_) => return load(cpu, weights, precision),
-        }
-    }
+    let dtype = if precision == Precision::F32 { DType::F32 } else { DType::F16 };
     let network = load(cpu, weights, precision)?;
-    if fall_back { Ok(network) } else { Err(Error::NotOnDevice { network: network.name().into() }) }
+    let scale = network.scale();
+    let layers = || -> Result<(Gpu, bool), Error> {
+        #[cfg(feature = "ditn")]
+        if ditn::recognises(weights) {
+            let layers = ditn::DitnLayers::load(device, dtype, weights)?;
+            return Ok((Gpu::new(device, dtype, scale, ditn::PATCH, Box::new(move |x| layers.forward(x))), true));
+        }
+        // The attention's grid spans the whole picture.
+        let layers = rlfn::RlfnLayers::load(device, dtype, weights)?;
+        Ok((Gpu::new(device, dtype, scale, 1, Box::new(move |x| layers.forward(x))), false))
+    };
+    match layers() {
+        Ok((gpu, bands)) => Ok(Box::new(OnDevice::new(network, Box::new(gpu), fall_back, bands))),
+        Err(error) if !fall_back => Err(error),
+        Err(error) => Ok(Box::new(StandsIn::new(network, format!("the CPU stands in for the GPU: {error}")))),
+    }
 }
 
 /// Loads the super-resolution network in `weights`, packed for `cpu`.

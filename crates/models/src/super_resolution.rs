@@ -9,7 +9,7 @@
 //! not an edge of the picture are exactly what a pass over the whole picture gives, bit for bit, provided that the window
 //! starts at a multiple of [`SuperResolution::alignment`].
 
-use crate::Error;
+use crate::{Enlarged, Error, Rgb, RgbMut, Stages};
 use std::ops::Range;
 use supple_tensor::Cpu;
 
@@ -67,6 +67,24 @@ pub trait SuperResolution: Send + Sync {
 
     /// The device that computes, where that is not the CPU, with its element type: such as `NVIDIA H100, f16`.
     fn device(&self) -> Option<String> {
+        None
+    }
+
+    /// Why the CPU computed something that a device was to compute, in a line, if it did.
+    fn stand_in(&self) -> Option<String> {
+        None
+    }
+
+    /// Where the time of all pictures so far went, on a device that tells.
+    fn stages(&self) -> Option<Stages> {
+        None
+    }
+
+    /// Enlarges a whole picture of `size`, height and width, from samples to samples, on a device that does so without the host's
+    /// part in between; `from` and `to` are of one type. None where there is no such device, or it is not to be asked: then
+    /// [`run`](Self::run) does it.
+    fn enlarge(&self, size: [usize; 2], from: Rgb<'_>, to: RgbMut<'_>) -> Option<Result<Enlarged, Error>> {
+        let _ = (size, from, to);
         None
     }
 

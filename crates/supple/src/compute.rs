@@ -67,6 +67,28 @@ pub fn gpu_name() -> Result<String, String> {
     }
 }
 
+/// Why a GPU that is there is not used, in a line, where the choice would have taken one.
+pub(crate) fn unused_gpu(choice: DeviceChoice) -> Option<String> {
+    #[cfg(feature = "cuda")]
+    if choice == DeviceChoice::Auto
+        && let Err(supple_tensor::Error::Cuda(error)) = gpu(0)
+    {
+        return reason(&error).map(|reason| format!("the CPU stands in for the GPU: {reason}"));
+    }
+    let _ = choice;
+    None
+}
+
+/// What there is to say of a GPU that could not be opened; nothing where there is none, or none is wanted.
+#[cfg(feature = "cuda")]
+fn reason(error: &supple_tensor::GpuError) -> Option<String> {
+    use supple_tensor::GpuError;
+    match error {
+        GpuError::NoDriver | GpuError::NoDevice { .. } | GpuError::NoKernels => None,
+        error => Some(error.to_string()),
+    }
+}
+
 /// The device that a choice means on this machine.
 ///
 /// # Errors
@@ -103,4 +125,21 @@ fn gpu(ordinal: usize) -> Result<supple_tensor::Device, supple_tensor::Error> {
     let device = Device::cuda(ordinal)?;
     open.insert(ordinal, device.clone());
     Ok(device)
+}
+
+#[cfg(all(test, feature = "cuda"))]
+mod tests {
+    use super::reason;
+    use supple_tensor::GpuError;
+
+    #[test]
+    fn only_a_gpu_that_is_there_is_spoken_of() {
+        for silent in [GpuError::NoDriver, GpuError::NoDevice { ordinal: 0, count: 0 }, GpuError::NoKernels] {
+            assert_eq!(reason(&silent), None);
+        }
+        let old = GpuError::Unsupported { gpu: "Tesla V100".into(), capability: "7.0".into() };
+        assert!(reason(&old).unwrap().contains("Tesla V100"));
+        let driver = GpuError::OldDriver { found: "12.2".into(), wanted: "13.0".into() };
+        assert!(reason(&driver).unwrap().contains("12.2"));
+    }
 }

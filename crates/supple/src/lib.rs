@@ -46,7 +46,7 @@ pub use compute::DeviceChoice;
 pub use error::Error;
 pub use picture::Picture;
 pub use scale_plan::{ScalePlan, enlarge};
-pub use supple_models::{Precision, SuperResolution, convnet, efficientnet_lite, mobilenet};
+pub use supple_models::{Precision, Stages, SuperResolution, convnet, efficientnet_lite, mobilenet};
 pub use supple_tensor::kernels::peak;
 pub use supple_tensor::{Cpu, Isa};
 pub use supple_weights as weights;

@@ -3,7 +3,11 @@
 //! Elements are f32, f16 or bf16; sums are in f32.
 
 mod attention;
+pub(crate) mod batches;
 mod linear;
+pub(crate) mod padded_conv;
+pub(crate) mod patch_transformer;
+pub(crate) mod pictures;
 mod training;
 
 pub(crate) use attention::{attention, rms_norm, rope, silu};
@@ -300,8 +304,13 @@ impl Conv {
         &self.shape
     }
 
+    /// Where they are.
+    fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
     /// The weights packed for a kernel and images of a type.
-    fn packed(&self, packing: Packing, dtype: DType) -> Result<PackedConv, Error> {
+    pub(crate) fn packed(&self, packing: Packing, dtype: DType) -> Result<PackedConv, Error> {
         if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
             return Err(Error::DType { op: "conv2d", wanted: DType::F32, found: dtype });
         }
@@ -332,7 +341,7 @@ impl Conv {
         let y = new_image(x, [image.size.n, height, width, self.shape.out_channels], x.dtype())?;
         let (slope, fused) = (activation.slope().unwrap_or(1.0), activation.slope().is_some());
         let view = residual.as_ref().map(Image::view).transpose()?;
-        let epilogue = cuda::conv::Epilogue { slope, residual: view.filter(|_| fused), shuffle: 1 };
+        let epilogue = cuda::conv::Epilogue { slope, residual: view.filter(|_| fused), ..cuda::conv::Epilogue::NONE };
         self.packed(Packing::Alone, x.dtype())?.run(&self.gpu, image.view()?, image_mut(&y)?, &epilogue)?;
         if fused {
             return Ok(y);
@@ -388,7 +397,7 @@ impl Conv {
         let ImageSize { n, height, width, .. } = image.size;
         let y = new_image(x, [n, height, width, second.shape().out_channels], x.dtype())?;
         let z = new_image(x, [n, height, width, third.shape().out_channels], x.dtype())?;
-        let epilogue = cuda::conv::Epilogue { slope, residual: Some(residual.view()?), shuffle: 1 };
+        let epilogue = cuda::conv::Epilogue { slope, residual: Some(residual.view()?), ..cuda::conv::Epilogue::NONE };
         own.run_chain(&self.gpu, image.view()?, &epilogue, (&second, image_mut(&y)?), (&third, image_mut(&z)?))?;
         Ok(Some((y, z)))
     }

@@ -32,6 +32,10 @@ mod tensor;
 
 pub use autograd::{Gradients, checkpoint, no_grad, straight_through};
 pub use buffer::BufferPool;
+#[cfg(feature = "cuda")]
+pub use cuda::batches::RecordedBatches;
+#[cfg(feature = "cuda")]
+pub use cuda::pictures::{PictureShape, RecordedPictures, Samples, Stages};
 pub use device::{CpuDevice, Device};
 pub use dims::{Dims, MAX_RANK};
 pub use dtype::{DType, Element};

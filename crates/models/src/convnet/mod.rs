@@ -11,9 +11,11 @@
 //! Batch normalisation is folded into the convolutions when a network is read; padding follows TensorFlow (`Same`) or is
 //! explicit, as PyTorch's is.
 
+mod batches;
 mod file;
 mod graph;
 mod import;
+mod on_device;
 mod plan;
 mod plan_i8;
 mod quantization;
@@ -21,9 +23,14 @@ mod quantize;
 pub mod reference;
 mod shapes;
 
+pub use batches::BatchDevice;
+#[cfg(feature = "cuda")]
+pub use batches::GpuBatches;
+pub use batches::layers_of;
 pub use file::Storage;
 pub use graph::{Activation, Conv, ConvNet, Depthwise, Node, NodeId, Op, Padding, Pattern, Preprocessing, Window2d};
 pub(crate) use import::layers;
+pub use on_device::ConvNetLayers;
 pub use plan::{Layer, Plan};
 pub use plan_i8::PlanI8;
 pub use quantization::{

@@ -14,6 +14,7 @@
 //! Source: Liu et al., "Unfolding Once is Enough", arXiv 2308.02794.
 
 use super::PATCH;
+use super::checkpoint::EPSILON;
 use crate::{Error, Network, Parameters};
 use supple_tensor::ops::{self, Activation, ConvShape};
 use supple_tensor::{DType, Device, Tensor};
@@ -43,9 +44,6 @@ pub struct Definition {
     /// Output pixels along a side of an input pixel.
     pub scale: usize,
 }
-
-/// PyTorch's default for a layer norm.
-const EPSILON: f32 = 1e-5;
 
 impl Definition {
     /// DITN_Tiny: one unit, with layer norms.

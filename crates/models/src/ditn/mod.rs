@@ -25,9 +25,12 @@
 //! Source: Liu et al., "Unfolding Once is Enough: A Deployment-Friendly Transformer Unit for Super-Resolution",
 //! arXiv 2308.02794.
 
+mod checkpoint;
 mod definition;
 mod layers;
 mod load;
+#[cfg(feature = "cuda")]
+mod on_device;
 mod pass;
 mod schedule;
 
@@ -36,8 +39,10 @@ use layers::{Features, InnerPatchLayer, SpatialLayer};
 use supple_tensor::Cpu;
 use supple_tensor::kernels::conv::PackedConv;
 
+pub use checkpoint::recognises;
 pub use definition::{Definition, Norm, substitute_tanh};
-pub use load::recognises;
+#[cfg(feature = "cuda")]
+pub use on_device::DitnLayers;
 
 /// What a network of this size is called; `layers` are inner and spatial ones of each unit.
 fn name(channels: usize, layer_norm: bool, layers: &[(usize, usize)]) -> String {
@@ -53,7 +58,7 @@ fn name(channels: usize, layer_norm: bool, layers: &[(usize, usize)]) -> String 
 }
 
 /// Side of a patch, in pixels. The weights do not tell; all published networks have this.
-const PATCH: usize = 8;
+pub(crate) const PATCH: usize = 8;
 /// Smallest side that can be mirrored to a whole patch.
 const MIN_SIDE: usize = 5;
 

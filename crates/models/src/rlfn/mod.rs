@@ -21,6 +21,7 @@
 //!
 //! Source: Kong et al., "Residual Local Feature Network for Efficient Super-Resolution", arXiv 2205.07514.
 
+mod checkpoint;
 mod definition;
 mod load;
 #[cfg(feature = "cuda")]
@@ -36,10 +37,10 @@ use supple_tensor::Cpu;
 use supple_tensor::kernels::conv::PackedConv;
 use supple_tensor::kernels::spatial_attention::Gate;
 
+pub use checkpoint::recognises;
 pub use definition::Definition;
-pub use load::recognises;
 #[cfg(feature = "cuda")]
-pub use on_device::RlfnOnDevice;
+pub use on_device::RlfnLayers;
 pub use prune::prune_channels;
 
 /// Smallest side for which the attention's pooling has a window.

@@ -27,9 +27,11 @@ impl Classifier {
     ) {
         let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
         let input = self.input;
-        let readers = count.min(READERS).min(self.cpu.threads());
+        let (batch, threads) = (self.engine.batch(), self.cpu.threads());
+        // A GPU wants a batch at a time, and leaves the threads to the readers.
+        let readers = count.min(if batch > 1 { threads } else { READERS.min(threads) });
         std::thread::scope(|scope| {
-            let (sender, prepared) = mpsc::sync_channel(1);
+            let (sender, prepared) = mpsc::sync_channel(batch);
             for _ in 0..readers {
                 let (sender, next, stopped) = (sender.clone(), &next, &stopped);
                 scope.spawn(move || prepare_all(&input, count, read, next, stopped, &sender));
@@ -37,9 +39,22 @@ impl Classifier {
             drop(sender);
             // Results that came before one of an earlier picture.
             let (mut early, mut turn) = (BTreeMap::new(), 0);
-            'work: for (index, bytes) in &prepared {
-                let bytes: Result<Vec<u8>, E> = bytes;
-                early.insert(index, bytes.and_then(|rgb| Ok(self.classify_prepared(&rgb, top)?)));
+            'work: while let Ok(first) = prepared.recv() {
+                // As many as are there.
+                let mut indices = Vec::new();
+                let mut pictures = Vec::new();
+                for (index, bytes) in std::iter::once(first).chain(prepared.try_iter()).take(batch) {
+                    let bytes: Result<Vec<u8>, E> = bytes;
+                    match bytes {
+                        Ok(rgb) => {
+                            indices.push(index);
+                            pictures.push(rgb);
+                        }
+                        Err(error) => drop(early.insert(index, Err(error))),
+                    }
+                }
+                let results = self.classify_each(&pictures, top);
+                early.extend(indices.into_iter().zip(results.into_iter().map(|result| result.map_err(E::from))));
                 while let Some(result) = early.remove(&turn) {
                     if !each(turn, result) {
                         break 'work;
@@ -51,6 +66,17 @@ impl Classifier {
             // Readers that wait to hand over a picture see that nobody takes it.
             drop(prepared);
         });
+    }
+}
+
+impl Classifier {
+    /// The result of each picture; an error of the whole batch is found again picture by picture.
+    fn classify_each(&mut self, pictures: &[Vec<u8>], top: usize) -> Vec<Result<Vec<Prediction>, Error>> {
+        let all: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
+        match self.classify_batch(&all, top) {
+            Ok(results) => results,
+            Err(_) => all.iter().map(|rgb| self.classify_prepared(rgb, top)).collect(),
+        }
     }
 }
 

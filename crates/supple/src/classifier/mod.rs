@@ -100,7 +100,7 @@ impl Classifier {
         };
         let cpu = compute::cpu(options.threads)?;
         let input = Input::of(&network)?;
-        let engine = Engine::new(&cpu, &network, options.precision)?;
+        let engine = Engine::on(&cpu, &network, options.precision, options.device)?;
         let output = engine.output_shape();
         if output.pixels() != 1 {
             let found = format!("its output is {output}, not one value a class");
@@ -157,12 +157,47 @@ impl Classifier {
     /// If there are too few or too many bytes, or the network gives values that are no numbers.
     pub fn classify_prepared(&mut self, rgb: &[u8], top: usize) -> Result<Vec<Prediction>, Error> {
         let probabilities = self.probabilities(rgb)?;
-        let named = predictions::highest(&probabilities, top).into_iter().map(|index| Prediction {
+        Ok(self.name_highest(&probabilities, top))
+    }
+
+    /// As [`Classifier::classify_prepared`] for several pictures, which a GPU runs in one go. An error of the network is told for the
+    /// picture that it is of.
+    ///
+    /// # Errors
+    /// If one has too few or too many bytes, or a GPU fails that was asked for.
+    pub fn classify_batch(
+        &mut self,
+        pictures: &[&[u8]],
+        top: usize,
+    ) -> Result<Vec<Result<Vec<Prediction>, Error>>, Error> {
+        pictures.iter().try_for_each(|rgb| self.check_size(rgb))?;
+        let scores = self.engine.run_batch(pictures)?.to_vec();
+        let all: Vec<_> = scores.chunks_exact(self.outputs).map(|scores| self.to_probabilities(scores)).collect();
+        Ok(all.into_iter().map(|p| Ok(self.name_highest(&p?, top))).collect())
+    }
+
+    /// The most probable outputs, named.
+    fn name_highest(&self, probabilities: &[f32], top: usize) -> Vec<Prediction> {
+        let named = predictions::highest(probabilities, top).into_iter().map(|index| Prediction {
             index,
             label: self.labels.get(index).filter(|label| !label.is_empty()).cloned(),
             probability: probabilities[index],
         });
-        Ok(named.collect())
+        named.collect()
+    }
+
+    fn check_size(&self, rgb: &[u8]) -> Result<(), Error> {
+        let Input { width, height, .. } = self.input;
+        let wanted = width * height * 3;
+        if rgb.len() == wanted {
+            return Ok(());
+        }
+        Err(Error::Samples { width, height, channels: 3, wanted, found: rgb.len() })
+    }
+
+    fn to_probabilities(&self, scores: &[f32]) -> Result<Vec<f32>, Error> {
+        predictions::check_finite(scores, &self.name)?;
+        Ok(if self.ends_in_softmax { scores.to_vec() } else { predictions::softmax(scores) })
     }
 
     /// The probability of each output, for what [`Input::prepare`] gave.
@@ -170,14 +205,9 @@ impl Classifier {
     /// # Errors
     /// As [`Classifier::classify_prepared`].
     pub fn probabilities(&mut self, rgb: &[u8]) -> Result<Vec<f32>, Error> {
-        let Input { width, height, .. } = self.input;
-        let wanted = width * height * 3;
-        if rgb.len() != wanted {
-            return Err(Error::Samples { width, height, channels: 3, wanted, found: rgb.len() });
-        }
-        let scores = self.engine.run_rgb(rgb)?;
-        predictions::check_finite(scores, &self.name)?;
-        Ok(if self.ends_in_softmax { scores.to_vec() } else { predictions::softmax(scores) })
+        self.check_size(rgb)?;
+        let scores = self.engine.run_rgb(rgb)?.to_vec();
+        self.to_probabilities(&scores)
     }
 
     /// What the network is called.
@@ -185,7 +215,17 @@ impl Classifier {
         &self.name
     }
 
-    /// What it is computed in: [`Precision::F32`] or [`Precision::Int8`].
+    /// The device that computes, where that is not the CPU, with its element type.
+    pub fn device(&self) -> Option<String> {
+        self.engine.device()
+    }
+
+    /// Why the CPU computed what a GPU was to compute, in a line, if it did.
+    pub fn stand_in(&self) -> Option<&str> {
+        self.engine.stand_in()
+    }
+
+    /// What it is computed in: [`Precision::F32`], [`Precision::Int8`], or [`Precision::F16`].
     pub fn precision(&self) -> Precision {
         self.engine.precision()
     }

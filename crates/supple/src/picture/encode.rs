@@ -2,6 +2,7 @@
 //! WebP, 8-bit copies of 16-bit pictures for BMP and WebP, and grey with alpha in TIFF take memory of its size.
 
 use super::convert::to_eight;
+use super::strips::Rows;
 use super::{Color, Depth, Picture, PictureFormat, Samples};
 use crate::Error;
 use image::{ExtendedColorType, GenericImageView, ImageEncoder, ImageError, Luma, Rgb};
@@ -61,6 +62,13 @@ pub fn encode(
         PictureFormat::Gif => return Err(Error::UnknownFormat { wanted: "gif".into() }),
     }
     Ok(out.notes)
+}
+
+/// Samples of a row as PNG has them.
+fn big_endian(row: &[u16], out: &mut [u8]) {
+    for (bytes, sample) in out.chunks_exact_mut(2).zip(row) {
+        bytes.copy_from_slice(&sample.to_be_bytes());
+    }
 }
 
 struct Output<'a> {
@@ -155,16 +163,25 @@ impl Output<'_> {
             Compression::Best => png::Compression::High,
         });
         let mut header = encoder.write_header().map_err(failed)?;
-        let mut stream = header.stream_writer_with_size(1 << 18).map_err(failed)?;
         let row_len = p.width * p.channels();
+        if self.options.compression == Compression::Fast {
+            let bytes = if p.depth() == Depth::Eight { 1 } else { 2 };
+            let row = |y: usize, out: &mut [u8]| match &p.samples {
+                Samples::Eight(v) => out.copy_from_slice(&v[y * row_len..][..row_len]),
+                Samples::Sixteen(v) => big_endian(&v[y * row_len..][..row_len], out),
+            };
+            let rows = Rows { len: row_len * bytes, height: p.height, pixel: p.channels() * bytes, row: &row };
+            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            rows.compress(threads, &mut |bytes| header.write_chunk(png::chunk::IDAT, bytes)).map_err(failed)?;
+            return header.finish().map_err(failed);
+        }
+        let mut stream = header.stream_writer_with_size(1 << 18).map_err(failed)?;
         match &p.samples {
             Samples::Eight(v) => v.chunks_exact(row_len).try_for_each(|row| stream.write_all(row)),
             Samples::Sixteen(v) => {
                 let mut bytes = vec![0u8; row_len * 2];
                 v.chunks_exact(row_len).try_for_each(|row| {
-                    for (b, s) in bytes.chunks_exact_mut(2).zip(row) {
-                        b.copy_from_slice(&s.to_be_bytes());
-                    }
+                    big_endian(row, &mut bytes);
                     stream.write_all(&bytes)
                 })
             }

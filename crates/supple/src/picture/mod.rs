@@ -17,6 +17,8 @@ mod orientation;
 mod save;
 #[cfg(feature = "files")]
 mod sniff;
+#[cfg(feature = "files")]
+mod strips;
 
 pub(crate) use convert::{Sample, luma_to_depth};
 #[cfg(feature = "files")]

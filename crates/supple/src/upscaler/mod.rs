@@ -21,7 +21,7 @@ mod windows;
 pub use options::UpscalerOptions;
 pub use progress::Progress;
 
-use crate::picture::Picture;
+use crate::picture::{Color, Picture, Samples};
 use crate::{Cpu, Error, compute, memory};
 use bleed::Bleed;
 use canvas::{Canvas, Turn};
@@ -30,7 +30,7 @@ use output::{Output, Sums};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use supple_models::SuperResolution;
+use supple_models::{Rgb, RgbMut, SuperResolution};
 use supple_weights::Weights;
 use windows::Cut;
 
@@ -145,6 +145,11 @@ impl Upscaler {
         &self.options
     }
 
+    /// Why the CPU computed something that a GPU was to compute, in a line; none if it did not, or there is no GPU.
+    pub fn stand_in(&self) -> Option<String> {
+        self.network.stand_in().or_else(|| compute::unused_gpu(self.options.device))
+    }
+
     /// The picture [`scale`](Upscaler::scale) times as wide and high.
     ///
     /// # Errors
@@ -164,6 +169,9 @@ impl Upscaler {
     ) -> Result<Picture, Error> {
         let scale = self.scale();
         let budget = self.budget(picture)?;
+        if let Some(result) = self.by_device(picture, progress) {
+            return result;
+        }
         let bleed = (!picture.is_opaque()).then(|| Bleed::new(picture));
         let margin = self.options.wrap.then(|| self.wrap_margin());
         let canvas = Canvas::new(picture, bleed.as_ref(), self.network.min_side(), margin);
@@ -195,6 +203,41 @@ impl Upscaler {
             }
         }
         Ok(picture.like(picture.width() * scale, picture.height() * scale, output.samples))
+    }
+
+    /// Enlarges on a device from samples to samples; none for pictures that want more than the network alone, or where no device
+    /// does that.
+    fn by_device(
+        &self,
+        picture: &Picture,
+        progress: &mut dyn FnMut(Progress) -> bool,
+    ) -> Option<Result<Picture, Error>> {
+        let (width, height, scale) = (picture.width(), picture.height(), self.scale());
+        let plain = picture.color() == Color::Rgb && !picture.has_alpha() && !self.options.tta && !self.options.wrap;
+        if !plain || !self.network.holds_whole_pictures() || width.min(height) < self.network.min_side() {
+            return None;
+        }
+        let pixels_total = (width * height) as u64;
+        if !progress(Progress { pixels_done: 0, pixels_total }) {
+            return Some(Err(Error::Cancelled));
+        }
+        let mut samples = Samples::zeroed(picture.depth(), picture.samples().len() * scale * scale);
+        let (from, to) = match (picture.samples(), &mut samples) {
+            (Samples::Eight(from), Samples::Eight(to)) => (Rgb::Eight(from), RgbMut::Eight(to)),
+            (Samples::Sixteen(from), Samples::Sixteen(to)) => (Rgb::Sixteen(from), RgbMut::Sixteen(to)),
+            _ => unreachable!("samples were made alike"),
+        };
+        let enlarged = match self.network.enlarge([height, width], from, to)? {
+            Ok(enlarged) => enlarged,
+            Err(error) => return Some(Err(error.into())),
+        };
+        if let Some(row) = enlarged.bad_row {
+            return Some(Err(Error::NotFinite { network: self.name().into(), row }));
+        }
+        if !progress(Progress { pixels_done: pixels_total, pixels_total }) {
+            return Some(Err(Error::Cancelled));
+        }
+        Some(Ok(picture.like(width * scale, height * scale, samples)))
     }
 
     /// Runs the network over all windows of a turned canvas.

@@ -11,6 +11,8 @@ mod gradients;
 mod layout;
 mod linear;
 mod normalize;
+mod padded_conv;
+mod patch_transformer;
 mod pooling;
 #[cfg(feature = "cuda")]
 mod recorded;
@@ -34,6 +36,8 @@ const TOLERANCES: &[(&str, f64)] = &[
     ("linear", 2e-6),
     ("matmul", 2e-6),
     ("normalize", 2e-6),
+    ("padded_conv2d", 2e-5),
+    ("patch_transformer", 5e-5), // a dozen operators a layer
     ("pooling", 1e-6),
     ("resize", 1e-6),
     ("spatial_attention", 5e-5), // three convolutions in a row

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use supple::classifier::{Engine, Precision, open_network, sparsify_at_random};
 use supple::convnet::ConvNet;
-use supple::{Cpu, Error, compress, compute, efficientnet_lite, mobilenet, peak};
+use supple::{Cpu, DeviceChoice, Error, compress, compute, efficientnet_lite, mobilenet, peak};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,6 +20,7 @@ Examples:
   supple bench cnn --network mobilenet_v2 --layers                layer by layer
   supple bench cnn dense.tflite sparse.safetensors --threads 1    files in turns
   supple bench cnn --precision int8                               the same network in 8-bit integers
+  supple bench cnn --device cuda --batch 32                       on a GPU, 32 pictures at a time
   supple bench cnn --network efficientnet_lite0 --json
 
 Speed does not depend on the values of weights, except for zeros: random weights do. X GFLOP/s count two operations for each multiply-accumulate with a weight that is
@@ -56,6 +57,14 @@ pub struct Args {
     /// Numbers to compute with; int8 quantises random weights
     #[arg(long, value_enum, default_value_t = Numbers::Auto)]
     precision: Numbers,
+
+    /// Where to run: cpu, auto, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Cpu, hide_default_value = true)]
+    device: DeviceChoice,
+
+    /// Pictures that run at a time, on a GPU
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    batch: u16,
 
     /// Threads to use; 0: all
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_threads)]
@@ -116,12 +125,12 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     for (name, network) in networks(args)? {
         let network =
             if args.models.is_empty() && precision == Precision::Int8 { integers(&network)? } else { network };
-        contenders.push(Contender::new(&cpu, name.clone(), &network, precision)?);
+        contenders.push(Contender::new(&cpu, name.clone(), &network, precision, args)?);
         if let Some(sparsity) = args.sparsity {
             let mut sparse = network;
             sparsify_at_random(&mut sparse, sparsity, args.pattern, SEED)?;
             let name = format!("{name}, {}% 1x{}", sparsity * 100.0, args.pattern);
-            contenders.push(Contender::new(&cpu, name, &sparse, precision)?);
+            contenders.push(Contender::new(&cpu, name, &sparse, precision, args)?);
         }
     }
     // The peak before and after the work: a machine whose clock changes in between is seen.
@@ -212,6 +221,8 @@ struct Contender {
     parameters: usize,
     plan: Engine,
     input: Vec<f32>,
+    /// Bytes of a batch, for a GPU.
+    pictures: Vec<Vec<u8>>,
     /// Of each run.
     seconds: Vec<f64>,
     /// For each layer, of each run.
@@ -219,16 +230,30 @@ struct Contender {
 }
 
 impl Contender {
-    fn new(cpu: &Cpu, name: String, network: &ConvNet, precision: Precision) -> Result<Contender, Error> {
-        let plan = Engine::new(cpu, network, precision)?;
-        let input = input(plan.input_shape().len());
+    fn new(cpu: &Cpu, name: String, network: &ConvNet, precision: Precision, args: &Args) -> anyhow::Result<Contender> {
+        let plan = Engine::on(cpu, network, precision, args.device)?;
+        if plan.device().is_none() && args.batch > 1 {
+            return Err(Problem::usage("--batch is for GPUs: name one with --device").into());
+        }
+        if plan.device().is_some() && args.layers {
+            return Err(Problem::usage("a GPU does not tell the time of a layer: leave out --layers").into());
+        }
+        let len = plan.input_shape().len();
+        let pictures = (0..usize::from(args.batch)).map(|p| (0..len).map(|i| (i * 7919 % 255 + p) as u8).collect());
+        let pictures = if plan.device().is_some() { pictures.collect() } else { Vec::new() };
+        let (input, parameters) = (input(len), network.parameters());
         let layer_seconds = vec![Vec::new(); plan.layers().len()];
-        Ok(Contender { name, parameters: network.parameters(), plan, input, seconds: Vec::new(), layer_seconds })
+        Ok(Contender { name, parameters, plan, input, pictures, seconds: Vec::new(), layer_seconds })
     }
 
     fn measure(&mut self, layers: bool, counts: bool) -> Result<(), Error> {
         let start = Instant::now();
-        self.plan.run(&self.input)?;
+        if self.pictures.is_empty() {
+            self.plan.run(&self.input)?;
+        } else {
+            let pictures: Vec<&[u8]> = self.pictures.iter().map(Vec::as_slice).collect();
+            self.plan.run_batch(&pictures)?;
+        }
         if counts {
             self.seconds.push(start.elapsed().as_secs_f64());
         }
@@ -257,7 +282,7 @@ impl Contender {
     }
 
     fn gflops(&self) -> f64 {
-        gflops(self.macs().1, self.median())
+        gflops(self.macs().1 * self.pictures.len().max(1) as u64, self.median())
     }
 
     fn sparsity(&self) -> f64 {
@@ -269,7 +294,7 @@ impl Contender {
         let milliseconds = |seconds: f64| format!("{:.3} ms", seconds * 1e3);
         [
             self.name.clone(),
-            precision_name(self.plan.precision()).into(),
+            self.plan.device().unwrap_or_else(|| precision_name(self.plan.precision()).into()),
             milliseconds(self.median()),
             milliseconds(self.seconds[0]),
             format!("{:.1}", self.gflops()),
@@ -305,6 +330,8 @@ impl Contender {
         let mut json = json!({
             "name": self.name,
             "precision": precision_name(self.plan.precision()),
+            "device": self.plan.device(),
+            "batch": self.pictures.len().max(1),
             "parameters": self.parameters,
             "median_ms": self.median() * 1e3,
             "min_ms": self.seconds[0] * 1e3,

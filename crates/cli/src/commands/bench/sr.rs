@@ -1,11 +1,11 @@
 //! `supple bench sr`: how fast a model runs on this machine.
 
-use crate::commands::upscale::Compute;
+use crate::commands::upscale::{Compute, Timings};
 use crate::interrupt;
 use crate::report::{Exit, show, show_json};
 use crate::size;
 use serde_json::json;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use supple::{Picture, memory, models, peak};
 
 const EXAMPLES: &str = "\
@@ -57,14 +57,22 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     let (width, height) = (args.width as usize, args.height as usize);
     let picture = made_up(width, height)?;
 
-    let mut times = Vec::new();
+    let (mut times, mut stages) = (Vec::new(), Vec::new());
     for round in 0..=args.rounds {
+        let before = upscaler.network().stages();
         let start = Instant::now();
         upscaler.upscale_with(&picture, &mut |_| !interrupt::asked())?;
         if round > 0 {
-            times.push(start.elapsed().as_secs_f64());
+            let time = start.elapsed();
+            times.push(time.as_secs_f64());
+            stages.push(Timings::new(Duration::ZERO, time, before, upscaler.network().stages()));
         }
     }
+    let of = |stage: fn(&Timings) -> f64| {
+        let mut all: Vec<f64> = stages.iter().map(stage).collect();
+        all.sort_by(f64::total_cmp);
+        super::median(&all) * 1e3
+    };
     times.sort_by(f64::total_cmp);
     let median = super::median(&times);
 
@@ -94,6 +102,10 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
             "peak_gflops": peak_gflops,
             "share_of_peak": share,
             "peak_memory_mib": peak_memory_mib,
+            "upload_ms": of(|t| t.upload),
+            "run_ms": of(|t| t.run),
+            "download_ms": of(|t| t.download),
+            "other_ms": of(|t| t.other),
         }))?;
         return Ok(Exit::Done);
     }
@@ -103,6 +115,16 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
             ("picture", format!("{width}x{height}, {} rounds", args.rounds)),
             ("device", format!("{device}; times include the way there and back, and the samples made of the result")),
             ("time", format!("{:.2} ms median, {:.2} ms fastest", median * 1e3, times[0] * 1e3)),
+            (
+                "stages",
+                format!(
+                    "upload {:.2} ms, run {:.2} ms, download {:.2} ms, other {:.2} ms (medians)",
+                    of(|t| t.upload),
+                    of(|t| t.run),
+                    of(|t| t.download),
+                    of(|t| t.other)
+                ),
+            ),
             ("speed", format!("{mpixels_per_s:.3} Mpixel/s of input, {gflops:.0} GFLOP/s")),
         ];
         show(&lines.map(|(name, value)| format!("{name:<12} {value}\n")).concat())?;

@@ -3,8 +3,8 @@
 use crate::commands::upscale::parse_threads;
 use crate::size::parse_pixels;
 use std::path::PathBuf;
-use supple::ClassifierOptions;
 use supple::classifier::Precision;
+use supple::{ClassifierOptions, DeviceChoice};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -67,6 +67,10 @@ pub struct Network {
     #[arg(short, long, value_name = "FILE")]
     pub labels: Option<PathBuf>,
 
+    /// Where to run: auto (an NVIDIA GPU if there is one, and the CPU where that cannot), cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto, hide_default_value = true)]
+    pub device: DeviceChoice,
+
     /// Numbers to compute with
     #[arg(long, value_enum, default_value_t = Numbers::Auto)]
     pub precision: Numbers,
@@ -79,7 +83,7 @@ pub struct Network {
 /// [`Precision`] as an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Numbers {
-    /// int8 for a file in 8-bit integers, f32 for others
+    /// int8 for a file in 8-bit integers, f32 for others; f16 on a GPU
     Auto,
     /// 32-bit floating point
     F32,
@@ -103,6 +107,7 @@ pub fn precision_name(precision: Precision) -> &'static str {
         Precision::Auto => "auto",
         Precision::F32 => "f32",
         Precision::Int8 => "int8",
+        Precision::F16 => "f16",
     }
 }
 
@@ -114,6 +119,7 @@ impl Network {
             head: self.head.clone(),
             threads: Some(self.threads).filter(|&n| n > 0),
             precision: self.precision.into(),
+            device: self.device,
         }
     }
 }

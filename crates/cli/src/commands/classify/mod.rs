@@ -66,6 +66,9 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     });
     display.clear();
     shown?;
+    if let Some(reason) = classifier.stand_in() {
+        display.note(&format!("note: {reason}"));
+    }
 
     let seconds = start.elapsed().as_secs_f64();
     let interrupted = interrupt::asked() && records.iter().any(|record| matches!(record.state, State::NotStarted));

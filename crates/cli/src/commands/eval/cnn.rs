@@ -60,12 +60,16 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         !interrupt::asked()
     });
     display.clear();
+    if let Some(reason) = classifier.stand_in() {
+        display.note(&format!("note: {reason}"));
+    }
     let accuracy = measured?;
     if args.json {
         let mut json = serde_json::to_value(&accuracy)?;
         json["model"] = serde_json::json!(model);
         json["network"] = classifier.name().into();
         json["precision"] = precision_name(classifier.precision()).into();
+        json["device"] = serde_json::json!(classifier.device());
         json["background"] = classifier.background().into();
         show_json(&json)?;
         return Ok(Exit::Done);

@@ -85,6 +85,10 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = parse_pixels)]
     pub max_pixels: Option<u64>,
 
+    /// Tell where the time of each picture went, and what limits
+    #[arg(long)]
+    pub timings: bool,
+
     /// Print one JSON document on standard output instead of lines
     #[arg(long)]
     pub json: bool,

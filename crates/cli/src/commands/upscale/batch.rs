@@ -5,6 +5,7 @@
 use super::Networks;
 use super::outputs::{Job, Target};
 use super::records::{Record, State, Written};
+use super::timings::Timings;
 use crate::commands::progress::Display;
 use crate::report::{self, guard};
 use crate::{interrupt, size};
@@ -12,7 +13,7 @@ use anyhow::Context as _;
 use std::io::{self, Cursor, Write};
 use std::path::Path;
 use std::sync::{Mutex, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use supple::picture::{self, Decoded, EncodeOptions, Limits, Picture};
 use supple::{Error, enlarge};
 
@@ -28,6 +29,8 @@ pub struct Batch<'a> {
     pub encode: EncodeOptions,
     /// Whether existing files may be replaced.
     pub overwrite: bool,
+    /// Whether the timings of each picture are told.
+    pub timings: bool,
     /// What is seen of it.
     pub display: &'a Display,
 }
@@ -39,6 +42,7 @@ struct Finished {
     input_size: (usize, usize),
     notes: Vec<String>,
     start: Instant,
+    timings: Timings,
 }
 
 /// Results up to this size may be encoded while the next picture is computed.
@@ -61,12 +65,14 @@ impl Batch<'_> {
         std::thread::scope(|scope| {
             // Capacities of zero make the writer take a picture only when it has nothing else.
             let (to_reader, orders) = mpsc::sync_channel::<usize>(1);
-            let (to_main, decoded) = mpsc::sync_channel::<anyhow::Result<Decoded>>(1);
+            let (to_main, decoded) = mpsc::sync_channel::<anyhow::Result<(Decoded, Duration)>>(1);
             let (to_writer, finished) = mpsc::sync_channel::<Finished>(0);
             let (to_main_written, written) = mpsc::sync_channel::<()>(1);
             scope.spawn(move || {
                 for index in orders {
-                    if to_main.send(guard(|| self.read(&self.jobs[index]))).is_err() {
+                    let start = Instant::now();
+                    let decoded = guard(|| self.read(&self.jobs[index]));
+                    if to_main.send(decoded.map(|decoded| (decoded, start.elapsed()))).is_err() {
                         return;
                     }
                 }
@@ -95,7 +101,7 @@ impl Batch<'_> {
                 }
                 order_up_to(index + 1);
                 let Ok(decoded) = decoded.recv() else { break };
-                let decoded = match decoded {
+                let (decoded, decoding) = match decoded {
                     Ok(decoded) => decoded,
                     Err(error) => {
                         settle(index, State::Failed(error));
@@ -113,13 +119,15 @@ impl Batch<'_> {
                     let _ = written.recv();
                     writing = false;
                 }
+                let before = self.networks.stages();
                 match guard(|| self.enlarge(index, &decoded)) {
                     Ok(picture) => {
+                        let timings = Timings::new(decoding, start.elapsed(), before, self.networks.stages());
                         let input_size = (input.width(), input.height());
                         if writing {
                             let _ = written.recv();
                         }
-                        let picture = Finished { index, picture, input_size, notes: decoded.notes, start };
+                        let picture = Finished { index, picture, input_size, notes: decoded.notes, start, timings };
                         writing = to_writer.send(picture).is_ok();
                         if writing && is_large {
                             let _ = written.recv();
@@ -174,6 +182,8 @@ impl Batch<'_> {
         let job = &self.jobs[finished.index];
         let (picture, format) = (&finished.picture, job.format);
         let mut notes = finished.notes;
+        let mut timings = finished.timings;
+        let encoding = Instant::now();
         notes.extend(match &job.target {
             Target::File(path) => picture::save(path, picture, format, &self.encode, self.overwrite)?,
             Target::Stdout => {
@@ -185,16 +195,21 @@ impl Batch<'_> {
                 notes
             }
         });
+        timings.encode = encoding.elapsed().as_secs_f64();
         let (width, height) = finished.input_size;
         let seconds = finished.start.elapsed().as_secs_f64();
         let (output_width, output_height) = (picture.width(), picture.height());
         let (input, output) = (job.source.name(), job.target.name());
         let time = size::seconds(seconds);
         self.display.note(&format!("{input} {width}x{height} -> {output} {output_width}x{output_height}, {time}"));
+        if self.timings {
+            self.display.note(&format!("  {timings}"));
+        }
         for note in &notes {
             self.display.note(&format!("  note: {note}"));
         }
-        Ok(Written { width, height, output_width, output_height, seconds, notes })
+        let timings = self.timings.then_some(timings);
+        Ok(Written { width, height, output_width, output_height, seconds, timings, notes })
     }
 }
 

@@ -4,8 +4,10 @@ mod args;
 mod batch;
 mod outputs;
 mod records;
+mod timings;
 
 pub use args::{Args, Compute, parse_threads};
+pub use timings::Timings;
 
 use crate::commands::inputs;
 use crate::commands::progress::Display;
@@ -19,7 +21,7 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Instant;
 use supple::picture::{EncodeOptions, Limits};
-use supple::{ScalePlan, Upscaler, UpscalerOptions, models};
+use supple::{ScalePlan, Stages, Upscaler, UpscalerOptions, models};
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
@@ -42,10 +44,20 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     limits.max_pixels = args.max_pixels.unwrap_or(limits.max_pixels);
     let mut encode = EncodeOptions { strip: args.strip, ..EncodeOptions::default() };
     encode.quality = args.quality.unwrap_or(encode.quality);
-    let batch =
-        Batch { jobs: &plan.jobs, networks: &networks, limits, encode, overwrite: args.overwrite, display: &display };
+    let batch = Batch {
+        jobs: &plan.jobs,
+        networks: &networks,
+        limits,
+        encode,
+        overwrite: args.overwrite,
+        timings: args.timings,
+        display: &display,
+    };
     records.extend(batch.run());
     display.clear();
+    if let Some(reason) = networks.loaded.values().find_map(Upscaler::stand_in) {
+        display.note(&format!("note: {reason}"));
+    }
 
     let seconds = start.elapsed().as_secs_f64();
     let interrupted = crate::interrupt::asked() && records.iter().any(|record| record.is_open());
@@ -73,6 +85,15 @@ pub struct Networks {
 }
 
 impl Networks {
+    /// Where the time of all pictures so far went on a device.
+    pub fn stages(&self) -> Option<Stages> {
+        let mut sum = None;
+        for stages in self.loaded.values().filter_map(|upscaler| upscaler.network().stages()) {
+            sum.get_or_insert(Stages::default()).add(stages);
+        }
+        sum
+    }
+
     fn load(args: &Args) -> anyhow::Result<Networks> {
         let options = UpscalerOptions {
             tile: Some(args.tile).filter(|&tile| tile > 0),

@@ -1,6 +1,7 @@
 //! What became of each picture of a batch, for people and for scripts.
 
 use super::Networks;
+use super::timings::Timings;
 use crate::commands::inputs::Unreadable;
 use crate::commands::progress::Display;
 use crate::report;
@@ -44,6 +45,9 @@ pub struct Written {
     pub output_height: usize,
     /// Time from the decoded input to the written output.
     pub seconds: f64,
+    /// Where the time went, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timings: Option<Timings>,
     /// What a person may want to know.
     pub notes: Vec<String>,
 }

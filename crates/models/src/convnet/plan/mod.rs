@@ -181,7 +181,7 @@ impl Plan {
 }
 
 /// Tables from samples to input values.
-fn sample_tables(preprocessing: &Preprocessing) -> Vec<[f32; 256]> {
+pub(super) fn sample_tables(preprocessing: &Preprocessing) -> Vec<[f32; 256]> {
     let table = |colour: usize| {
         let (mean, deviation) = (preprocessing.mean[colour], preprocessing.deviation[colour]);
         std::array::from_fn(|sample| (sample as f32 / 255.0 - mean) / deviation)
