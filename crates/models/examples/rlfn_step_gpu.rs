@@ -62,7 +62,8 @@ fn main() -> Result<(), Error> {
             gpu.name()
         );
         // Each kind of operator on its own, ten calls a graph.
-        let image = |h: usize, c: usize, seed| Ok::<_, Error>(noise(&[batch, h, h, c], seed)?.padded()?.to_dtype(dtype)?);
+        let image =
+            |h: usize, c: usize, seed| Ok::<_, Error>(noise(&[batch, h, h, c], seed)?.padded()?.to_dtype(dtype)?);
         let (wide, narrow, grad) = (image(side, 48, 3)?, image(side, 16, 4)?, image(side, 48, 5)?);
         let weight = |o: usize, i: usize, k: usize| noise(&[o, i, k, k], 6);
         let (w3, w1, reduce, mix) = (weight(48, 48, 3)?, weight(48, 48, 1)?, weight(16, 48, 1)?, weight(48, 16, 1)?);
@@ -93,14 +94,21 @@ fn main() -> Result<(), Error> {
             ("conv 1x1 48-48", Box::new(|| ops::conv2d(&wide, &w1, Some(&bias), point, plain))),
             ("conv 1x1 48-48 of the weight", Box::new(|| backward(&grad, &wide, &point))),
             ("conv 1x1 48-16", Box::new(|| ops::conv2d(&wide, &reduce, None, same(48, 16, 1), plain))),
-            ("conv 1x1 48-16 of the input", Box::new(|| conv2d_backward_input(&narrow, &reduce, &same(48, 16, 1), size))),
+            (
+                "conv 1x1 48-16 of the input",
+                Box::new(|| conv2d_backward_input(&narrow, &reduce, &same(48, 16, 1), size)),
+            ),
             ("conv 1x1 48-16 of the weight", Box::new(|| backward(&narrow, &wide, &same(48, 16, 1)))),
-            ("conv 1x1 16-48 sigmoid", Box::new(|| ops::conv2d(&narrow, &mix, None, same(16, 48, 1), Activation::Sigmoid))),
+            (
+                "conv 1x1 16-48 sigmoid",
+                Box::new(|| ops::conv2d(&narrow, &mix, None, same(16, 48, 1), Activation::Sigmoid)),
+            ),
             ("conv 1x1 16-48 of the weight", Box::new(|| backward(&grad, &narrow, &same(16, 48, 1)))),
             ("conv 3x3 by 2 16-16", Box::new(|| ops::conv2d(&narrow, &weight_of(&device, 16)?, None, half, plain))),
-            ("conv 3x3 by 2 of the input", Box::new(|| {
-                conv2d_backward_input(&coarse.detach(), &weight_of(&device, 16)?, &half, size)
-            })),
+            (
+                "conv 3x3 by 2 of the input",
+                Box::new(|| conv2d_backward_input(&coarse.detach(), &weight_of(&device, 16)?, &half, size)),
+            ),
             ("conv 3x3 by 2 of the weight", Box::new(|| backward(&coarse.detach(), &narrow, &half))),
             ("conv 3x3 3-48", Box::new(|| ops::conv2d(&x.to_dtype(dtype)?, &head, None, same(3, 48, 3), plain))),
             ("conv 3x3 3-48 of the weight", Box::new(|| backward(&grad, &x.to_dtype(dtype)?, &same(3, 48, 3)))),
@@ -121,7 +129,10 @@ fn main() -> Result<(), Error> {
             work()?;
             let ((), mut graph) = gpu.capture(|| {
                 for _ in 0..10 {
-                    work().map_err(|e| supple_tensor::GpuError::Driver { what: name.to_string(), message: e.to_string() })?;
+                    work().map_err(|e| supple_tensor::GpuError::Driver {
+                        what: name.to_string(),
+                        message: e.to_string(),
+                    })?;
                 }
                 Ok::<_, supple_tensor::GpuError>(())
             })?;
