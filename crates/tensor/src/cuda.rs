@@ -368,7 +368,7 @@ impl Conv {
         let size = ImageSize { n, height, width, channels, stride: channels };
         let out = cuda::ImageMut { elements: write(&y)?, size };
         let epilogue = cuda::conv::Epilogue { shuffle: factor, ..cuda::conv::Epilogue::NONE };
-        self.packed(Packing::Alone, x.dtype())?.run(&self.gpu, image.view()?, out, &epilogue)?;
+        self.packed(Packing::Shuffled, x.dtype())?.run(&self.gpu, image.view()?, out, &epilogue)?;
         Ok(y)
     }
 

@@ -26,6 +26,7 @@ pub mod patch_transformer;
 mod pixel_shuffle;
 mod pooling;
 mod reduce;
+mod residual;
 mod resize;
 mod spatial_attention;
 
@@ -45,8 +46,9 @@ pub use padded_conv::{PaddedConv2d, pad};
 pub use pixel_shuffle::{pixel_shuffle, pixel_unshuffle};
 pub use pooling::{avg_pool2d, max_pool2d};
 pub use reduce::{column_sums, mean, mean_dims, sum, sum_dims, sum_to};
+pub use residual::residual_convs;
 pub use resize::resize;
-pub use spatial_attention::{conv_chain, spatial_coarse_map, spatial_gate};
+pub use spatial_attention::{conv_chain, sigmoid_gate, spatial_coarse_map, spatial_gate};
 pub use supple_kernels::activation::Activation;
 pub use supple_kernels::conv::ConvShape;
 pub use supple_kernels::resize::ResizeMode;
