@@ -18,6 +18,7 @@ pub mod copy;
 pub mod elementwise;
 mod error;
 pub mod gemm;
+pub mod gemm_8bit;
 mod gpu;
 mod graph;
 mod image;
