@@ -7,6 +7,7 @@ use std::error::Error;
 use supple_cuda::attention::{self, AttentionShape, attention, attention_backward};
 use supple_cuda::elementwise::Activation;
 use supple_cuda::gemm::{After, Matrices, Way, gemm};
+use supple_cuda::gemm_8bit::{gemm_e4m3, gemm_i8};
 use supple_cuda::{DType, Elements, ElementsMut, Gpu, Memory, copy};
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
@@ -111,7 +112,7 @@ fn check_gemm(gpu: &Gpu, random: &mut Random) -> Outcome {
     ];
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         for [batch, m, k, n] in sizes {
-            for way in [Way::Library, Way::TensorCores, Way::Plain, Way::Best] {
+            for way in [Way::Library, Way::Hopper, Way::TensorCores, Way::Plain, Way::Best] {
                 for turned in [[false, false], [false, true], [true, false], [true, true]] {
                     let activation = [Activation::Identity, Activation::Relu, Activation::Gelu][random.below(3)];
                     let (with_bias, with_residual) = (random.below(2) == 1, random.below(2) == 1);
@@ -123,7 +124,12 @@ fn check_gemm(gpu: &Gpu, random: &mut Random) -> Outcome {
                         && [shape_a, shape_b]
                             .into_iter()
                             .all(|s| aligned(s) && (s[0] * (s[1] + gap)).is_multiple_of(8));
+                    let hopper = tensor_cores
+                        && aligned([m, n])
+                        && (m * (n + gap)).is_multiple_of(8)
+                        && gpu.capability() == (9, 0);
                     if (way == Way::TensorCores && !tensor_cores)
+                        || (way == Way::Hopper && !hopper)
                         || (way == Way::Library && gpu.blas_version().is_none())
                     {
                         continue;
@@ -208,6 +214,59 @@ fn check_gemm(gpu: &Gpu, random: &mut Random) -> Outcome {
         "gemm: {count} products, largest differences f32 {:.1e} f16 {:.1e} bf16 {:.1e}",
         worst[0], worst[1], worst[2]
     );
+    Ok(())
+}
+
+/// The value of an 8-bit float with 4 bits of exponent.
+fn e4m3(bits: u8) -> f64 {
+    let (exponent, fraction) = (i32::from(bits >> 3 & 15), f64::from(bits & 7) / 8.0);
+    let size = if exponent == 0 { fraction * 2f64.powi(-6) } else { (1.0 + fraction) * 2f64.powi(exponent - 7) };
+    if bits & 0x80 == 0 { size } else { -size }
+}
+
+fn check_8bit(gpu: &Gpu, random: &mut Random) -> Outcome {
+    if gpu.blas_version().is_none() {
+        return Ok(());
+    }
+    let (mut wrong, mut worst) = (0, 0.0f64);
+    for [m, k, n] in [[16, 16, 16], [100, 64, 48], [333, 272, 160], [1, 128, 16], [64, 1024, 256]] {
+        // 0x7f and 0xff are no numbers.
+        let mut bytes =
+            |count: usize| random.values(count).iter().map(|v| (v * 126.9) as i8 as u8).collect::<Vec<u8>>();
+        let (a, b) = (bytes(m * k), bytes(n * k));
+        let (on_a, on_b) = (gpu.upload(&a)?, gpu.upload(&b)?);
+        let d = gpu.allocate(m * n * 4)?;
+        let of = |memory, dtype| Elements::new(memory, 0, dtype);
+        gemm_i8(gpu, [m, k, n], of(&on_a, DType::I8), of(&on_b, DType::I8), ElementsMut::new(&d, 0, DType::I32))?;
+        let mut found = vec![0u8; m * n * 4];
+        gpu.download(&d, 0, &mut found)?;
+        for (i, found) in found.chunks_exact(4).enumerate() {
+            let (y, x) = (i / n, i % n);
+            let wanted: i32 = (0..k).map(|c| i32::from(a[y * k + c] as i8) * i32::from(b[x * k + c] as i8)).sum();
+            wrong += usize::from(found != wanted.to_ne_bytes());
+        }
+        let scales = [0.03f32, 0.002].map(|scale| gpu.upload(&bytes_of(&[scale])));
+        let [scale_a, scale_b] = scales;
+        let (scale_a, scale_b) = (scale_a?, scale_b?);
+        gemm_e4m3(
+            gpu,
+            [m, k, n],
+            (of(&on_a, DType::U8), of(&scale_a, DType::F32)),
+            (of(&on_b, DType::U8), of(&scale_b, DType::F32)),
+            ElementsMut::new(&d, 0, DType::BF16),
+        )?;
+        let found = download(gpu, &d, m * n, DType::BF16)?;
+        for (i, found) in found.iter().enumerate() {
+            let (y, x) = (i / n, i % n);
+            let terms = (0..k).map(|c| e4m3(a[y * k + c]) * e4m3(b[x * k + c]));
+            let size: f64 = terms.clone().map(f64::abs).sum::<f64>() * 0.03 * 0.002;
+            let wanted = terms.sum::<f64>() * f64::from(0.03f32) * f64::from(0.002f32);
+            let error = (f64::from(*found) - wanted).abs() / wanted.abs().max(size / (k as f64).sqrt());
+            worst = if error.is_nan() { f64::INFINITY } else { worst.max(error) };
+        }
+    }
+    let verdict = if wrong > 0 || worst > 1e-2 { "WRONG" } else { "right" };
+    println!("8-bit products: {verdict}, {wrong} of i8 differ, largest difference of e4m3 {worst:.1e}");
     Ok(())
 }
 
@@ -445,13 +504,14 @@ fn time_backward(gpu: &Gpu, random: &mut Random) -> Outcome {
     Ok(())
 }
 
-fn time_gemm(gpu: &Gpu, random: &mut Random) -> Outcome {
-    for (dtype, size) in [(DType::BF16, 8192), (DType::BF16, 4096), (DType::F16, 8192), (DType::F32, 4096)] {
+fn time_gemm(gpu: &Gpu, random: &mut Random, sizes: &[(DType, usize)]) -> Outcome {
+    for &(dtype, size) in sizes {
         let (a, b) = (fill(gpu, random, size * size, dtype)?, fill(gpu, random, size * size, dtype)?);
         let d = gpu.allocate(size * size * dtype.size())?;
-        for way in [Way::Library, Way::TensorCores, Way::Plain] {
+        for way in [Way::Library, Way::Hopper, Way::TensorCores, Way::Plain] {
             let unable = (way == Way::Library && gpu.blas_version().is_none())
-                || (way == Way::TensorCores && dtype == DType::F32)
+                || (way == Way::TensorCores && (dtype == DType::F32 || size < 8192))
+                || (way == Way::Hopper && (dtype == DType::F32 || gpu.capability() != (9, 0)))
                 || (way == Way::Plain && dtype != DType::F32);
             if unable {
                 continue;
@@ -529,11 +589,19 @@ fn main() -> Outcome {
     let mut random = Random(seed);
     if asked("check") {
         check_gemm(&gpu, &mut random)?;
+        check_8bit(&gpu, &mut random)?;
         check_attention(&gpu, &mut random)?;
         check_backward(&gpu, &mut random)?;
     }
     if asked("gemm") {
-        time_gemm(&gpu, &mut random)?;
+        time_gemm(
+            &gpu,
+            &mut random,
+            &[(DType::BF16, 8192), (DType::BF16, 4096), (DType::F16, 8192), (DType::F32, 4096)],
+        )?;
+    }
+    if wanted.iter().any(|w| w == "gemm-short") {
+        time_gemm(&gpu, &mut random, &[(DType::BF16, 8192)])?;
     }
     if asked("forward") {
         time_forward(&gpu, &mut random)?;

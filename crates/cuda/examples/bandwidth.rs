@@ -5,6 +5,7 @@
 use std::error::Error;
 use supple_cuda::elementwise::{Activation, Binary, binary, unary};
 use supple_cuda::normalize::{Normalization, normalize};
+use supple_cuda::rope::{Pairs, RopeShape, rope};
 use supple_cuda::{DType, Elements, ElementsMut, Gpu, copy};
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
@@ -53,7 +54,9 @@ fn main() -> Outcome {
             2 * bytes,
             time(&gpu, || copy::strided(&gpu, &[elements], (from(&a), &[1]), (to, &[1])))?,
         );
-        for (name, how) in [("add", Binary::Add), ("mul", Binary::Mul), ("div", Binary::Div)] {
+        for (name, how) in
+            [("add", Binary::Add), ("mul", Binary::Mul), ("div", Binary::Div), ("silu · b", Binary::SiluMul)]
+        {
             let work = || binary(&gpu, how, [1, elements], (from(&a), elements), (from(&b), elements), (to, elements));
             report(name, 3 * bytes, time(&gpu, work)?);
         }
@@ -69,6 +72,7 @@ fn main() -> Outcome {
             ("relu", Activation::Relu),
             ("sigmoid", Activation::Sigmoid),
             ("gelu", Activation::Gelu),
+            ("silu", Activation::Silu),
         ];
         for (name, how) in activations {
             let work = || unary(&gpu, how, 1.5, [1, elements], (from(&a), elements), (to, elements));
@@ -77,15 +81,22 @@ fn main() -> Outcome {
         for len in [768.min(elements), channels, 16384.min(elements)] {
             let rows = elements / len;
             let layer = Normalization::Layer { weight: from(&b), bias: from(&b), epsilon: 1e-5 };
-            let all = [
-                ("softmax", Normalization::Softmax),
-                ("l2", Normalization::L2 { epsilon: 1e-12 }),
-                ("layer_norm", layer),
-            ];
+            let rms = Normalization::Rms { weight: from(&b), epsilon: 1e-5 };
+            let all = [("softmax", Normalization::Softmax), ("layer_norm", layer), ("rms_norm", rms)];
             for (name, how) in all {
                 let work = || normalize(&gpu, how, [rows, len], (from(&a), len), (to, len));
                 report(&format!("{name} of {len}"), 2 * rows * len * size, time(&gpu, work)?);
             }
+        }
+        let (heads, features, tokens) = (32, 128, 1024);
+        let rows = elements / (heads * features * tokens) * heads * tokens;
+        let angles = gpu.allocate(2 * tokens * features * 4)?;
+        gpu.clear(&angles, 0, angles.bytes())?;
+        let tables = [0, tokens * features].map(|at| Elements::new(&angles, at, DType::F32));
+        for pairs in [Pairs::Halves, Pairs::Interleaved] {
+            let shape = RopeShape { rows, features, heads, tokens };
+            let work = || rope(&gpu, pairs, shape, (from(&a), features), tables, (to, features));
+            report(&format!("rope, {pairs:?}"), 2 * rows * features * size, time(&gpu, work)?);
         }
         if dtype == DType::BF16 {
             let wide = ElementsMut::new(&y, 0, DType::F32);

@@ -67,13 +67,38 @@ __device__ inline void put(float &to, f16 x) { to = __half2float(x); }
 __device__ inline void put(float &to, bf16 x) { to = __bfloat162float(x); }
 __device__ inline void put(f16 &to, float x) { to = __float2half_rn(x); }
 __device__ inline void put(bf16 &to, float x) { to = __float2bfloat16_rn(x); }
+__device__ inline void put(float &to, float x) { to = x; }
+__device__ inline void put(f16 &to, bf16 x) { to = __float2half_rn(__bfloat162float(x)); }
+__device__ inline void put(bf16 &to, f16 x) { to = __float2bfloat16_rn(__half2float(x)); }
 template <class A, class B> __device__ void put(B &to, A x) { set(to, wide(x)); }
 
+// Between floats eight elements a thread, 16 bytes an access, where addresses allow it; then what is left.
 template <int A, int B> __device__ void convert(int64_t elements, const void *from, void *to) {
-  const auto *x = static_cast<const typename Type<A>::T *>(from);
-  auto *y = static_cast<typename Type<B>::T *>(to);
-  for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < elements; i += int64_t(gridDim.x) * blockDim.x)
-    put(y[i], x[i]);
+  using X = typename Type<A>::T;
+  using Y = typename Type<B>::T;
+  const auto *x = static_cast<const X *>(from);
+  auto *y = static_cast<Y *>(to);
+  const int64_t first = blockIdx.x * int64_t(blockDim.x) + threadIdx.x, step = int64_t(gridDim.x) * blockDim.x;
+  int64_t done = 0;
+  if constexpr (A < 3 && B < 3) {
+    if ((reinterpret_cast<uintptr_t>(from) | reinterpret_cast<uintptr_t>(to)) % 16 == 0) {
+      using P = Pack<X, 16 / sizeof(X)>;
+      using Q = Pack<Y, 16 / sizeof(Y)>;
+      constexpr int N = 16 / sizeof(X), M = 16 / sizeof(Y);
+      done = elements / 8 * 8;
+      for (int64_t i = first; i < elements / 8; i += step) {
+        P u[8 / N];
+        Q v[8 / M];
+#pragma unroll
+        for (int k = 0; k < 8 / N; k++) u[k] = reinterpret_cast<const P *>(x + i * 8)[k];
+#pragma unroll
+        for (int k = 0; k < 8; k++) put(v[k / M].v[k % M], u[k / N].v[k % N]);
+#pragma unroll
+        for (int k = 0; k < 8 / M; k++) reinterpret_cast<Q *>(y + i * 8)[k] = v[k];
+      }
+    }
+  }
+  for (int64_t i = done + first; i < elements; i += step) put(y[i], x[i]);
 }
 
 template <int A> __device__ void convert_from(int b, int64_t elements, const void *from, void *to) {

@@ -26,7 +26,7 @@ template <class T, int N> __device__ void binary(int how, const Rows &r, const T
 }
 
 template <class T, int N> __device__ void unary(int kind, float slope, float factor, const Rows &r, const T *a, T *out) {
-  for_packs<T, N>(r, a, nullptr, out, [=](float x, float) { return activate(kind, slope, x * factor); });
+  for_packs<T, N>(r, a, nullptr, out, [=](float x, float) { return activate_as<T>(kind, slope, x * factor); });
 }
 
 #define BINARY(T) (int how, int wide, Rows r, const T *a, const T *b, T *out)

@@ -69,8 +69,8 @@ template <int M> __device__ __forceinline__ void keep(float (&d)[M]) {
 
 // d (+)= a * b for 64 x 16 of a and 16 x N of b; adds to what is there if `add`. Of d, a warp holds 16 rows: lane l rows l / 4
 // and l / 4 + 8, and of every eight columns 2 * (l % 4) + {0, 1}, in the order of `mma`, tile by tile.
-// `product` takes both operands from shared memory, with k along their rows; `product_from` takes a from
-// registers, as `mma` does, and a b with n along its rows.
+// `product` takes both operands from shared memory, where k runs along their rows, or down their columns if turned;
+// `product_from` takes a from registers, as `mma` does, and a turned b.
 template <int N> struct Product;
 #define RESULTS_64 \
   "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), \
@@ -135,22 +135,24 @@ template <int N> struct Product;
   "86,%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%1" \
   "11,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127}"
 template <> struct Product<64> {
+  template <int A_TURNED = 0, int B_TURNED = 0>
   static __device__ __forceinline__ void product(f16, float (&d)[32], uint64_t a, uint64_t b, int add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 " NAMES_64 ", %32, %33, add, 1, 1, 0, 0;\n}"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 " NAMES_64 ", %32, %33, add, 1, 1, %35, %36;\n}"
                  : RESULTS_64
-                 : "l"(a), "l"(b), "r"(add));
+                 : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
   }
   static __device__ __forceinline__ void product_from(f16, float (&d)[32], const uint32_t (&a)[4], uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 " NAMES_64 ", {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
                  : RESULTS_64
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
   }
+  template <int A_TURNED = 0, int B_TURNED = 0>
   static __device__ __forceinline__ void product(bf16, float (&d)[32], uint64_t a, uint64_t b, int add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " NAMES_64 ", %32, %33, add, 1, 1, 0, 0;\n}"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " NAMES_64 ", %32, %33, add, 1, 1, %35, %36;\n}"
                  : RESULTS_64
-                 : "l"(a), "l"(b), "r"(add));
+                 : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
   }
   static __device__ __forceinline__ void product_from(bf16, float (&d)[32], const uint32_t (&a)[4], uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " NAMES_64 ", {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
@@ -159,22 +161,24 @@ template <> struct Product<64> {
   }
 };
 template <> struct Product<80> {
+  template <int A_TURNED = 0, int B_TURNED = 0>
   static __device__ __forceinline__ void product(f16, float (&d)[40], uint64_t a, uint64_t b, int add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %42, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n80k16.f32.f16.f16 " NAMES_80 ", %40, %41, add, 1, 1, 0, 0;\n}"
+                 "wgmma.mma_async.sync.aligned.m64n80k16.f32.f16.f16 " NAMES_80 ", %40, %41, add, 1, 1, %43, %44;\n}"
                  : RESULTS_80
-                 : "l"(a), "l"(b), "r"(add));
+                 : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
   }
   static __device__ __forceinline__ void product_from(f16, float (&d)[40], const uint32_t (&a)[4], uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n80k16.f32.f16.f16 " NAMES_80 ", {%40, %41, %42, %43}, %44, 1, 1, 1, 1;"
                  : RESULTS_80
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
   }
+  template <int A_TURNED = 0, int B_TURNED = 0>
   static __device__ __forceinline__ void product(bf16, float (&d)[40], uint64_t a, uint64_t b, int add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %42, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n80k16.f32.bf16.bf16 " NAMES_80 ", %40, %41, add, 1, 1, 0, 0;\n}"
+                 "wgmma.mma_async.sync.aligned.m64n80k16.f32.bf16.bf16 " NAMES_80 ", %40, %41, add, 1, 1, %43, %44;\n}"
                  : RESULTS_80
-                 : "l"(a), "l"(b), "r"(add));
+                 : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
   }
   static __device__ __forceinline__ void product_from(bf16, float (&d)[40], const uint32_t (&a)[4], uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n80k16.f32.bf16.bf16 " NAMES_80 ", {%40, %41, %42, %43}, %44, 1, 1, 1, 1;"
@@ -183,22 +187,24 @@ template <> struct Product<80> {
   }
 };
 template <> struct Product<96> {
+  template <int A_TURNED = 0, int B_TURNED = 0>
   static __device__ __forceinline__ void product(f16, float (&d)[48], uint64_t a, uint64_t b, int add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %50, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 " NAMES_96 ", %48, %49, add, 1, 1, 0, 0;\n}"
+                 "wgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 " NAMES_96 ", %48, %49, add, 1, 1, %51, %52;\n}"
                  : RESULTS_96
-                 : "l"(a), "l"(b), "r"(add));
+                 : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
   }
   static __device__ __forceinline__ void product_from(f16, float (&d)[48], const uint32_t (&a)[4], uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 " NAMES_96 ", {%48, %49, %50, %51}, %52, 1, 1, 1, 1;"
                  : RESULTS_96
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
   }
+  template <int A_TURNED = 0, int B_TURNED = 0>
   static __device__ __forceinline__ void product(bf16, float (&d)[48], uint64_t a, uint64_t b, int add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %50, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 " NAMES_96 ", %48, %49, add, 1, 1, 0, 0;\n}"
+                 "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 " NAMES_96 ", %48, %49, add, 1, 1, %51, %52;\n}"
                  : RESULTS_96
-                 : "l"(a), "l"(b), "r"(add));
+                 : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
   }
   static __device__ __forceinline__ void product_from(bf16, float (&d)[48], const uint32_t (&a)[4], uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 " NAMES_96 ", {%48, %49, %50, %51}, %52, 1, 1, 1, 1;"
@@ -207,22 +213,24 @@ template <> struct Product<96> {
   }
 };
 template <> struct Product<128> {
+  template <int A_TURNED = 0, int B_TURNED = 0>
   static __device__ __forceinline__ void product(f16, float (&d)[64], uint64_t a, uint64_t b, int add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 " NAMES_128 ", %64, %65, add, 1, 1, 0, 0;\n}"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 " NAMES_128 ", %64, %65, add, 1, 1, %67, %68;\n}"
                  : RESULTS_128
-                 : "l"(a), "l"(b), "r"(add));
+                 : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
   }
   static __device__ __forceinline__ void product_from(f16, float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 " NAMES_128 ", {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
                  : RESULTS_128
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
   }
+  template <int A_TURNED = 0, int B_TURNED = 0>
   static __device__ __forceinline__ void product(bf16, float (&d)[64], uint64_t a, uint64_t b, int add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " NAMES_128 ", %64, %65, add, 1, 1, 0, 0;\n}"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " NAMES_128 ", %64, %65, add, 1, 1, %67, %68;\n}"
                  : RESULTS_128
-                 : "l"(a), "l"(b), "r"(add));
+                 : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
   }
   static __device__ __forceinline__ void product_from(bf16, float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " NAMES_128 ", {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
@@ -231,22 +239,24 @@ template <> struct Product<128> {
   }
 };
 template <> struct Product<256> {
+  template <int A_TURNED = 0, int B_TURNED = 0>
   static __device__ __forceinline__ void product(f16, float (&d)[128], uint64_t a, uint64_t b, int add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %130, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 " NAMES_256 ", %128, %129, add, 1, 1, 0, 0;\n}"
+                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 " NAMES_256 ", %128, %129, add, 1, 1, %131, %132;\n}"
                  : RESULTS_256
-                 : "l"(a), "l"(b), "r"(add));
+                 : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
   }
   static __device__ __forceinline__ void product_from(f16, float (&d)[128], const uint32_t (&a)[4], uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 " NAMES_256 ", {%128, %129, %130, %131}, %132, 1, 1, 1, 1;"
                  : RESULTS_256
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
   }
+  template <int A_TURNED = 0, int B_TURNED = 0>
   static __device__ __forceinline__ void product(bf16, float (&d)[128], uint64_t a, uint64_t b, int add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %130, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 " NAMES_256 ", %128, %129, add, 1, 1, 0, 0;\n}"
+                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 " NAMES_256 ", %128, %129, add, 1, 1, %131, %132;\n}"
                  : RESULTS_256
-                 : "l"(a), "l"(b), "r"(add));
+                 : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
   }
   static __device__ __forceinline__ void product_from(bf16, float (&d)[128], const uint32_t (&a)[4], uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 " NAMES_256 ", {%128, %129, %130, %131}, %132, 1, 1, 1, 1;"

@@ -71,7 +71,7 @@ __device__ __forceinline__ void normalize_once(int kind, float epsilon, const Ro
       float most = -INFINITY, total = 0.0f;
       each([&](float u) { most = fmaxf(most, u); });
       shift = over_row<WARPS>(most, true);
-      each([&](float u) { total += expf(u - shift); });
+      each([&](float u) { total += exponent<T>(u - shift); });
       factor = 1.0f / over_row<WARPS>(total, false);
     } else {
       if (kind == LAYER) {
@@ -94,7 +94,7 @@ __device__ __forceinline__ void normalize_once(int kind, float epsilon, const Ro
 #pragma unroll
       for (int k = 0; k < N; k++) {
         float u = up(v[i].v[k]) - shift;
-        u = (kind == SOFTMAX ? expf(u) : u) * factor;
+        u = (kind == SOFTMAX ? exponent<T>(u) : u) * factor;
         if (weight) u *= up(w.v[k]);
         if (bias) u += up(b.v[k]);
         to.v[k] = down<T>(u);
@@ -123,7 +123,7 @@ __device__ void normalize(int kind, float epsilon, const Rows &r, const T *x, co
       float most = -INFINITY;
       for (int64_t i = lane; i < r.len; i += 32) most = fmaxf(most, up(from[i]));
       shift = warp_max(most);
-      for (int64_t i = lane; i < r.len; i += 32) total += expf(up(from[i]) - shift);
+      for (int64_t i = lane; i < r.len; i += 32) total += exponent<T>(up(from[i]) - shift);
       factor = 1.0f / warp_sum(total);
     } else {
       if (kind == LAYER) {
@@ -140,7 +140,7 @@ __device__ void normalize(int kind, float epsilon, const Rows &r, const T *x, co
     }
     for (int64_t i = lane; i < r.len; i += 32) {
       float u = up(from[i]) - shift;
-      u = (kind == SOFTMAX ? expf(u) : u) * factor;
+      u = (kind == SOFTMAX ? exponent<T>(u) : u) * factor;
       if (weight) u *= up(weight[i]);
       if (bias) u += up(bias[i]);
       to[i] = down<T>(u);

@@ -27,9 +27,36 @@ unsafe impl Send for Blas {}
 // SAFETY: as above.
 unsafe impl Sync for Blas {}
 
+/// Element types of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    /// All of one floating-point type, sums in f32.
+    Float(DType),
+    /// i8 to i32, sums exact.
+    I8,
+    /// 8-bit floats with 4 bits of exponent to this type, sums in f32.
+    E4m3(DType),
+}
+
+impl Kind {
+    /// Types of operands and of the result.
+    fn types(self) -> [sys::cudaDataType; 2] {
+        let float = |dtype| match dtype {
+            DType::F16 => sys::cudaDataType::CUDA_R_16F,
+            DType::BF16 => sys::cudaDataType::CUDA_R_16BF,
+            _ => sys::cudaDataType::CUDA_R_32F,
+        };
+        match self {
+            Kind::Float(dtype) => [float(dtype); 2],
+            Kind::I8 => [sys::cudaDataType::CUDA_R_8I, sys::cudaDataType::CUDA_R_32I],
+            Kind::E4m3(dtype) => [sys::cudaDataType::CUDA_R_8F_E4M3, float(dtype)],
+        }
+    }
+}
+
 /// A product as [`gemm`](crate::gemm::gemm) checked it.
 pub(crate) struct Product<'a> {
-    pub dtype: DType,
+    pub kind: Kind,
     pub batch: usize,
     /// m, k, n.
     pub sizes: [usize; 3],
@@ -40,12 +67,14 @@ pub(crate) struct Product<'a> {
     /// Added before the ReLU.
     pub residual: Option<Matrices<'a>>,
     pub d: Matrices<'a>,
+    /// What a and b are multiplied with, one f32 each: of [`Kind::E4m3`].
+    pub scales: Option<[Elements<'a>; 2]>,
 }
 
 /// All that the choice of an algorithm depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
-    dtype: DType,
+    kind: Kind,
     batch: usize,
     sizes: [usize; 3],
     /// Row step, batch step, alignment, and whether it is turned, of a, b, the residual and d.
@@ -106,7 +135,7 @@ impl Blas {
         let of = |m: &Matrices<'_>| (m.row, m.batch, alignment(m.elements.pointer()), m.turned);
         let residual = p.residual.unwrap_or(p.d);
         let key = Key {
-            dtype: p.dtype,
+            kind: p.kind,
             batch: p.batch,
             sizes: p.sizes,
             operands: [of(&p.a), of(&p.b), of(&residual), of(&p.d)],
@@ -119,19 +148,21 @@ impl Blas {
             std::collections::hash_map::Entry::Vacant(entry) => entry.insert(self.plan(&key).map_err(fail)?),
         };
         let Some(plan) = plan else { return Ok(false) };
-        if let Some(bias) = p.bias {
+        use sys::cublasLtMatmulDescAttributes_t as Attribute;
+        let mut pointers = vec![];
+        pointers.extend(p.bias.map(|bias| (Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)));
+        if let Some([of_a, of_b]) = p.scales {
+            pointers.push((Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, of_b));
+            pointers.push((Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, of_a));
+        }
+        for (which, elements) in pointers {
             // SAFETY: the descriptor is alive, and the attribute is a pointer.
-            unsafe {
-                set(
-                    plan.product,
-                    sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER,
-                    &bias.pointer(),
-                )
-            }
-            .map_err(fail)?;
+            unsafe { set(plan.product, which, &elements.pointer()) }.map_err(fail)?;
         }
         let workspace = gpu.allocate(plan.workspace)?;
-        let (one, beta) = (1.0f32, if p.residual.is_some() { 1.0f32 } else { 0.0 });
+        // The bits of factors of the product and of what is added, as f32 or i32.
+        let one = if p.kind == Kind::I8 { 1u32 } else { 1.0f32.to_bits() };
+        let beta = if p.residual.is_some() { one } else { 0 };
         let pointer = |elements: &Elements<'_>| elements.pointer() as *mut c_void;
         let [layout_a, layout_b, layout_c, layout_d] = plan.layouts;
         // SAFETY: operands were checked to lie in their memory, the plan was made for their layout and alignment, and the workspace
@@ -165,22 +196,24 @@ impl Blas {
     fn plan(&self, key: &Key) -> Result<Option<Plan>, CublasError> {
         use sys::cublasLtMatmulDescAttributes_t as Attribute;
         use sys::cublasLtMatmulPreferenceAttributes_t as Wish;
-        let kind = match key.dtype {
-            DType::F16 => sys::cudaDataType::CUDA_R_16F,
-            DType::BF16 => sys::cudaDataType::CUDA_R_16BF,
-            _ => sys::cudaDataType::CUDA_R_32F,
-        };
+        let [kind, result_kind] = key.kind.types();
         let [m, k, n] = key.sizes;
         let [a, b, residual, d] = key.operands;
         // Rows and columns as cuBLASLt counts them, which is turned.
         let layouts = [
             layout(kind, if a.3 { [m, k] } else { [k, m] }, key.batch, a)?,
             layout(kind, if b.3 { [k, n] } else { [n, k] }, key.batch, b)?,
-            layout(kind, [n, m], key.batch, residual)?,
-            layout(kind, [n, m], key.batch, d)?,
+            layout(result_kind, [n, m], key.batch, residual)?,
+            layout(result_kind, [n, m], key.batch, d)?,
         ];
-        let product =
-            result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType::CUDA_R_32F)?;
+        let product = match key.kind {
+            Kind::I8 => {
+                result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32I, sys::cudaDataType::CUDA_R_32I)
+            }
+            _ => {
+                result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType::CUDA_R_32F)
+            }
+        }?;
         let mut plan =
             Plan { product, layouts, algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] }, workspace: WORKSPACE };
         let way = |turned: bool| if turned { 1i32 } else { 0 };

@@ -112,10 +112,11 @@ pub fn convert(gpu: &Gpu, elements: usize, from: Elements<'_>, to: ElementsMut<'
     }
     let (a, b, count) = (code(from.dtype()), code(to.0.dtype()), elements as i64);
     let pointers = [from.pointer(), to.0.pointer()];
+    let floats = [from.dtype(), to.0.dtype()].into_iter().all(crate::elementwise::is_float);
+    let eights = floats && from.is_aligned(16) && to.0.is_aligned(16);
+    let grid = Grid::flat(if eights { elements.div_ceil(8) } else { elements });
     // SAFETY: the kernel takes these types; both ends were checked to hold so many elements.
     unsafe {
-        gpu.launch(KERNEL, Grid::flat(elements), arguments![a, b, count, pointers[0], pointers[1]], &|| {
-            format!("{elements} elements")
-        })
+        gpu.launch(KERNEL, grid, arguments![a, b, count, pointers[0], pointers[1]], &|| format!("{elements} elements"))
     }
 }

@@ -3,10 +3,11 @@
 //! Everything is row-major. Sums are in f32; f32 products are that, and not TF32. Which of cuBLASLt's algorithms is taken depends on
 //! shapes and alignment alone, so that results are the same from run to run.
 
-use crate::blas::Product;
+use crate::blas::{Kind, Product};
 use crate::elementwise::{Activation, Binary, is_float};
 use crate::error::refuse;
 use crate::launch::{Grid, arguments, variant};
+use crate::tensor_map::TensorMap;
 use crate::{DType, Elements, ElementsMut, Error, Gpu};
 
 /// A batch of matrices with rows of adjacent elements.
@@ -78,7 +79,9 @@ pub enum Way {
     Best,
     /// cuBLASLt's; an error where that is not there.
     Library,
-    /// Our own on tensor cores; an error for f32 and for rows that are not aligned to 16 bytes.
+    /// Our own on Hopper's tensor cores; an error elsewhere, for f32, and where not all rows are aligned to 16 bytes.
+    Hopper,
+    /// Our own on tensor cores; an error for f32 and for rows of operands that are not aligned to 16 bytes.
     TensorCores,
     /// Our own without tensor cores.
     Plain,
@@ -155,6 +158,7 @@ pub fn gemm(
         matrix.elements.is_aligned(16) && matrix.row.is_multiple_of(whole) && matrix.batch.is_multiple_of(whole)
     };
     let tensor_cores = dtype != DType::F32 && aligned(&a) && aligned(&b);
+    let hopper = gpu.capability() == (9, 0) && tensor_cores && aligned(&target) && k > 0;
     let library = match way {
         Way::Best if k > 0 => gpu.blas(),
         Way::Library => match gpu.blas() {
@@ -164,6 +168,9 @@ pub fn gemm(
         Way::TensorCores if !tensor_cores => {
             return refuse!(KERNEL, "{dtype:?}, or rows that are not aligned to 16 bytes");
         }
+        Way::Hopper if !hopper => {
+            return refuse!(KERNEL, "another GPU than Hopper, {dtype:?}, or rows that are not aligned to 16 bytes");
+        }
         _ => None,
     };
     if let Some(blas) = library {
@@ -171,7 +178,7 @@ pub fn gemm(
         let fused = matches!(after.activation, Activation::Identity | Activation::Relu);
         let late = residual.filter(|_| after.activation != Activation::Identity);
         let product = Product {
-            dtype,
+            kind: Kind::Float(dtype),
             batch,
             sizes: [m, k, n],
             a,
@@ -180,6 +187,7 @@ pub fn gemm(
             relu: after.activation == Activation::Relu,
             residual: residual.filter(|_| late.is_none()),
             d: target,
+            scales: None,
         };
         if blas.run(gpu, &product)? {
             if !fused {
@@ -213,17 +221,33 @@ pub fn gemm(
         residual_batch: residual.map_or(0, |r| r.batch as i64),
     };
     let large = m >= 128 && n >= 128;
+    let pick = |names: [&'static str; 8]| {
+        names[4 * usize::from(dtype == DType::BF16) + 2 * usize::from(a.turned) + usize::from(b.turned)]
+    };
+    if way == Way::Hopper || (way == Way::Best && hopper && large) {
+        let kernel = pick([
+            "gemm_hopper_nn_f16",
+            "gemm_hopper_nt_f16",
+            "gemm_hopper_tn_f16",
+            "gemm_hopper_tt_f16",
+            "gemm_hopper_nn_bf16",
+            "gemm_hopper_nt_bf16",
+            "gemm_hopper_tn_bf16",
+            "gemm_hopper_tt_bf16",
+        ]);
+        return on_hopper(gpu, kernel, [batch, m, k, n], raw, [a, b], after, out);
+    }
     let (kernel, grid) = if tensor_cores && way != Way::Plain {
-        let name = match (dtype, a.turned, b.turned) {
-            (DType::F16, false, false) => "gemm_nn_f16",
-            (DType::F16, false, true) => "gemm_nt_f16",
-            (DType::F16, true, false) => "gemm_tn_f16",
-            (DType::F16, true, true) => "gemm_tt_f16",
-            (_, false, false) => "gemm_nn_bf16",
-            (_, false, true) => "gemm_nt_bf16",
-            (_, true, false) => "gemm_tn_bf16",
-            (_, true, true) => "gemm_tt_bf16",
-        };
+        let name = pick([
+            "gemm_nn_f16",
+            "gemm_nt_f16",
+            "gemm_tn_f16",
+            "gemm_tt_f16",
+            "gemm_nn_bf16",
+            "gemm_nt_bf16",
+            "gemm_tn_bf16",
+            "gemm_tt_bf16",
+        ]);
         (name, Grid { blocks: [m.div_ceil(128) * n.div_ceil(128), 1, 1], threads: 128, shared: 4 * 2 * 128 * 32 * 2 })
     } else if dtype == DType::F32 && large {
         ("matmul_large_f32", Grid { blocks: [m.div_ceil(128), n.div_ceil(128), 1], threads: 256, shared: 0 })
@@ -244,6 +268,56 @@ pub fn gemm(
         // SAFETY: the kernel takes these types; all operands were checked to lie in their memory, and are aligned where it matters.
         unsafe {
             gpu.launch(kernel, grid, arguments![raw, a, b, bias, rest, d], &|| format!("{batch} x {m} x {k} x {n}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Rows and columns that a block of Hopper's kernels makes, what it takes of k at a time, and how many tiles wait.
+const HOPPER_ROWS: usize = 128;
+const HOPPER_COLUMNS: usize = 256;
+const HOPPER_DEPTH: usize = 64;
+const HOPPER_STAGES: usize = 4;
+
+/// [`gemm`] with kernels of Hopper's; the caller checked everything.
+fn on_hopper(
+    gpu: &Gpu,
+    kernel: &'static str,
+    [batch, m, k, n]: [usize; 4],
+    raw: Raw,
+    operands: [Matrices<'_>; 2],
+    after: After<'_>,
+    d: ElementsMut<'_>,
+) -> Result<(), Error> {
+    let residual = after.residual;
+    let pointer = |elements: Option<Elements<'_>>| elements.map_or(0, |elements| elements.pointer());
+    let (bias, size) = (pointer(after.bias), d.0.dtype().size() as u64);
+    let shared = 1024 + HOPPER_STAGES * ((HOPPER_ROWS + HOPPER_COLUMNS) * HOPPER_DEPTH * 2 + 16);
+    // Batches beyond the grid's limit go in parts.
+    for first in (0..batch).step_by(65535) {
+        let count = (batch - first).min(65535);
+        let map = |i: usize| {
+            let matrix = &operands[i];
+            // The side that is not k, and how much of it a box has.
+            let (side, rows) = if i == 0 { (m, HOPPER_ROWS) } else { (n, HOPPER_COLUMNS) };
+            let along_k = matrix.turned == (i == 1);
+            let (inner, outer) = if along_k { (k, side) } else { (side, k) };
+            let planes = if matrix.batch == 0 { 1 } else { count };
+            let rows = if along_k { rows } else { HOPPER_DEPTH };
+            let elements = matrix.elements.skip(first * matrix.batch);
+            TensorMap::new(KERNEL, elements, [inner, outer, planes, 1], [matrix.row, matrix.batch, 0], (1, rows))
+        };
+        let maps = [map(0)?, map(1)?];
+        let at = |elements: Elements<'_>, step: usize| elements.pointer() + (first * step) as u64 * size;
+        let rest = residual.map_or(0, |r| at(r.elements, r.batch));
+        let to = at(d.0, raw.d_batch as usize);
+        let blocks = [m.div_ceil(HOPPER_ROWS) * n.div_ceil(HOPPER_COLUMNS), 1, count];
+        let grid = Grid { blocks, threads: 384, shared };
+        // SAFETY: the kernel takes these types; all operands were checked to lie in their memory, aligned to 16 bytes.
+        unsafe {
+            gpu.launch(kernel, grid, arguments![raw, maps[0], maps[1], bias, rest, to], &|| {
+                format!("{batch} x {m} x {k} x {n}")
+            })?;
         }
     }
     Ok(())

@@ -23,6 +23,7 @@ mod error;
 pub mod examples;
 mod feed;
 pub mod gemm;
+pub mod gemm_8bit;
 mod gpu;
 mod graph;
 mod image;

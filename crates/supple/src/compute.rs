@@ -89,6 +89,11 @@ fn reason(error: &supple_tensor::GpuError) -> Option<String> {
     }
 }
 
+/// What computes products of matrices on the first GPU: cuBLASLt where it is installed. `None` if there is no GPU that can be used.
+pub fn gpu_products() -> Option<String> {
+    Some(placement(DeviceChoice::Cuda(0)).ok()?.device?.products())
+}
+
 /// The device that a choice means on this machine.
 ///
 /// # Errors

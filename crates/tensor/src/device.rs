@@ -55,6 +55,18 @@ impl Device {
         }
     }
 
+    /// What computes products of matrices there: kernels of our own, or on a GPU cuBLASLt where it is installed, with its version.
+    pub fn products(&self) -> String {
+        match self {
+            Device::Cpu(_) => "own kernels".into(),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(gpu) => match gpu.blas_version() {
+                Some(version) => format!("cuBLASLt {version}"),
+                None => "own kernels, as cuBLASLt of CUDA 12 or newer is not installed".into(),
+            },
+        }
+    }
+
     /// Whether both are the same device, not only alike.
     pub fn is_same(&self, other: &Device) -> bool {
         match (self, other) {

@@ -31,6 +31,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     let (total, available) = (memory::total(), machine::available_memory());
     let features = machine::cpu_features();
     let gpu = supple::compute::gpu_name();
+    let gpu_products = supple::compute::gpu_products();
 
     if args.json {
         show_json(&json!({
@@ -48,6 +49,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
             "memory_available_bytes": available,
             "gpu": gpu.as_ref().ok(),
             "gpu_error": gpu.as_ref().err(),
+            "gpu_products": gpu_products,
             "selftest": selftest.as_ref().map_or_else(|e| e.as_str(), |()| "ok"),
         }))?;
         return Ok(exit);
@@ -65,6 +67,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         ("classifiers", classifiers),
         ("memory", format!("{}{available}", size::bytes(total))),
         ("GPU", gpu.unwrap_or_else(|reason| reason)),
+        ("GPU products", gpu_products.unwrap_or_else(|| "none".into())),
         ("self-test", selftest.as_ref().map_or_else(|error| format!("failed: {error}"), |()| "ok".into())),
     ];
     show(&lines.map(|(name, value)| format!("{name:<13} {value}\n")).concat())?;

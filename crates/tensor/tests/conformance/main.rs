@@ -20,6 +20,7 @@ mod resize;
 mod shapes;
 mod spatial_attention;
 mod training;
+mod transformer;
 
 use std::ops::Deref;
 use std::sync::OnceLock;
@@ -30,7 +31,8 @@ use supple_tensor::{Cpu, DType, Device, Error, Isa, Tensor};
 /// as the operator's test says.
 const TOLERANCES: &[(&str, f64)] = &[
     ("activation", 1e-6),
-    ("conv2d", 2e-5), // 3×3 kernels go through a Winograd transform
+    ("attention", 1e-5), // weights are exponents of scores
+    ("conv2d", 2e-5),    // 3×3 kernels go through a Winograd transform
     ("elementwise", 1e-7),
     ("layout", 0.0),
     ("linear", 2e-6),
