@@ -7,7 +7,9 @@ mod report;
 mod size;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use commands::{bench, classify, compare, completions, compress, doctor, eval, inspect, models, plot, train, upscale};
+use commands::{
+    bench, classify, compare, completions, compress, doctor, eval, inspect, launch, models, plot, train, upscale,
+};
 use report::Exit;
 use std::process::ExitCode;
 
@@ -36,6 +38,7 @@ enum Command {
     Classify(classify::Args),
     Compress(compress::Args),
     Train(train::Args),
+    Launch(launch::Args),
     Plot(plot::Args),
     Compare(compare::Args),
     Models(models::Args),
@@ -52,6 +55,7 @@ fn run(command: &Command) -> anyhow::Result<Exit> {
         Command::Classify(args) => classify::run(args),
         Command::Compress(args) => compress::run(args),
         Command::Train(args) => train::run(args),
+        Command::Launch(args) => launch::run(args),
         Command::Plot(args) => plot::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Models(args) => models::run(args),

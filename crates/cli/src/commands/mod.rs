@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod eval;
 pub mod inputs;
 pub mod inspect;
+pub mod launch;
 pub mod models;
 pub mod plot;
 pub mod progress;
