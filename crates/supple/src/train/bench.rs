@@ -31,6 +31,8 @@ pub struct Trial {
 pub struct Speed {
     /// What computed.
     pub device: String,
+    /// Whether a GPU replayed the step as a graph.
+    pub graph: bool,
     /// Milliseconds of a step: the median over groups of five.
     pub median_ms: f64,
     /// The least of them.
@@ -98,9 +100,11 @@ pub fn speed(trial: &Trial, options: Options, watch: &mut dyn FnMut() -> bool) -
     }
     clock.times.sort_by(f64::total_cmp);
     let times = &clock.times;
-    let computes = if matches!(device, Device::Cpu(_)) { TrainingPrecision::F32 } else { precision };
+    let on_cpu = matches!(device, Device::Cpu(_));
+    let computes = if on_cpu { TrainingPrecision::F32 } else { precision };
     Ok(Speed {
         device: format!("{}, {computes}", device.name()),
+        graph: !on_cpu && setup.graph && clock.notes.is_empty(),
         median_ms: times.get(times.len() / 2).copied().unwrap_or(f64::NAN),
         min_ms: times.first().copied().unwrap_or(f64::NAN),
         loader_per_s,

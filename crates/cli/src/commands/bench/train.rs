@@ -88,7 +88,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
             "patch": patch,
             "accumulate": accumulate,
             "device": found.device,
-            "graph": !args.no_graph && found.notes.is_empty(),
+            "graph": found.graph,
             "steps": steps,
             "median_ms": found.median_ms,
             "min_ms": found.min_ms,
