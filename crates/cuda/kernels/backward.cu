@@ -167,37 +167,47 @@ __device__ inline float weight_between(int mode, int i, int j, int input, int ou
 }
 
 // Along one axis: out[before][j][after] = sum over i of g[before][i][after] * weight(i reads j). Both axes in turn give the whole.
-template <class A, class B>
+// A thread has N adjacent channels; strides and `channels` are multiples of N.
+template <class A, class B, int N>
 __device__ void resize_backward(int mode, int64_t before, int input, int output, int64_t line, int channels,
                                 int64_t from_stride, int64_t to_stride, const A *g, B *out) {
-  const int64_t total = before * input * line * channels;
+  const int per_pixel = channels / N;
+  const int64_t total = before * input * line * per_pixel;
   const double ratio = double(output) / double(input);
-  const int reach = mode == 2 ? 3 : 2;
+  const double reach = mode == 1 ? 0.5 : mode == 2 ? 1.5 : 0.0;
   for (int64_t at = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; at < total; at += int64_t(gridDim.x) * blockDim.x) {
-    const int64_t place = at / channels, rest = place / line;
-    const int c = int(at - place * channels), j = int(rest % input);
+    const int64_t place = at / per_pixel, rest = place / line;
+    const int c = int(at - place * per_pixel) * N, j = int(rest % input);
     const int64_t after = place - rest * line, outer = rest / input;
     // Places of the output that may read j, with one to spare.
     const int first = max(int(floor((j - reach) * ratio)) - 1, 0);
     const int last = int(fmin(ceil((j + 1 + reach) * ratio) + 1.0, double(output)));
-    float sum = 0.0f;
+    float sum[N] = {};
     for (int i = first; i < last; i++) {
       const float weight = weight_between(mode, i, j, input, output);
-      if (weight != 0.0f) sum += weight * up(g[((outer * output + i) * line + after) * from_stride + c]);
+      if (weight == 0.0f) continue;
+      const auto v = *reinterpret_cast<const Pack<A, N> *>(g + ((outer * output + i) * line + after) * from_stride + c);
+#pragma unroll
+      for (int k = 0; k < N; k++) sum[k] += weight * up(v.v[k]);
     }
-    out[place * to_stride + c] = down<B>(sum);
+    Pack<B, N> result;
+#pragma unroll
+    for (int k = 0; k < N; k++) result.v[k] = down<B>(sum[k]);
+    *reinterpret_cast<Pack<B, N> *>(out + place * to_stride + c) = result;
   }
 }
 
 #define RESIZE_ARGUMENTS(A, B)                                                                                        \
-  (int mode, int64_t before, int input, int output, int64_t line, int channels, int64_t from_stride,                  \
+  (int mode, int wide, int64_t before, int input, int output, int64_t line, int channels, int64_t from_stride,        \
    int64_t to_stride, const A *g, B *out)
 #define RESIZE_ROWS(T) RESIZE_ARGUMENTS(T, float)
 #define RESIZE_COLUMNS(T) RESIZE_ARGUMENTS(float, T)
 FOR_FLOATS(resize_backward_rows, RESIZE_ROWS,
-           resize_backward(mode, before, input, output, line, channels, from_stride, to_stride, g, out))
+           if (wide) resize_backward<T, float, 4>(mode, before, input, output, line, channels, from_stride, to_stride, g, out);
+           else resize_backward<T, float, 1>(mode, before, input, output, line, channels, from_stride, to_stride, g, out))
 FOR_FLOATS(resize_backward_columns, RESIZE_COLUMNS,
-           resize_backward(mode, before, input, output, line, channels, from_stride, to_stride, g, out))
+           if (wide) resize_backward<float, T, 4>(mode, before, input, output, line, channels, from_stride, to_stride, g, out);
+           else resize_backward<float, T, 1>(mode, before, input, output, line, channels, from_stride, to_stride, g, out))
 
 // ---------------------------------------------------------------------------------------------------------- pixel shuffle
 

@@ -2,15 +2,16 @@
 //
 //   y[n][oy][ox][o] = activation(bias[o] + sum x[n][oy * s + ky * d - p][ox * s + kx * d - p][c] * w[o][c][ky][kx]) + residual
 //
-// Three ways to compute it:
+// Four ways to compute it:
 //
 // * `conv_tile` (f16, bf16): 3x3, stride 1, padding 1, at most 64 channels in and 64 out at a time. A block takes 8 x 32
 //   pixels; the input with its border and all weights lie in shared memory; tensor cores read windows of it in place.
 //   Up to two 1x1 convolutions may follow in registers: an accumulator of two tiles is an operand of the next product.
+// * `conv_point` (f16, bf16): 1x1 of at most 128 channels in; as above with the pixels alone in shared memory.
 // * `conv_gather` (f16, bf16): any dense convolution as a matrix product, whose left operand is gathered while it is loaded.
 // * `conv_direct` (any type): one thread an output; depthwise and grouped convolutions, and f32.
 //
-// Weights of the first two are packed by `pack_weights` in the order in which lanes want them:
+// Weights of the first three are packed by `pack_weights` in the order in which lanes want them:
 // [slice][pair of 8-column tiles][lane][b0, b1 of the first tile, b0, b1 of the second], a slice being 16 channels of a tap.
 #include "mma.cuh"
 
@@ -26,9 +27,16 @@ struct Conv {
   // q, channel i, and y_stride is that of the large picture.
   int shuffle;
   int y_is_f32;
+  // The residual is not added, but tells by its sign where the result is multiplied by `slope`: see `finish`.
+  int masked;
 };
 
 __device__ inline float leaky(float slope, float x) { return x > 0.0f ? x : slope * x; }
+
+// The result from a sum and a residual. A mask is the output of a leaky ReLU, and the result the gradient of its input.
+__device__ inline float finish(const Conv &p, float x, float residual) {
+  return p.masked ? (residual > 0.0f ? x : p.slope * x) : leaky(p.slope, x) + residual;
+}
 
 // ---------------------------------------------------------------------------------------------------------------- packing
 
@@ -279,16 +287,17 @@ __device__ void conv_tile(const Conv &p, const T *x, const uint4 *w, const float
       const int ox = x0 + m * 16 + lane / 4 + half * 8;
       for_runs<NT>(sum[m], half, [&](int o, auto &v) {
         constexpr int N = sizeof(v) / sizeof(float);
+        if (!residual) {
 #pragma unroll
-        for (int i = 0; i < N; i++) v[i] = leaky(p.slope, v[i]);
-        if (residual && ox < p.out_width && o < p.out_channels) {
+          for (int i = 0; i < N; i++) v[i] = leaky(p.slope, v[i]);
+        } else if (ox < p.out_width && o < p.out_channels) {
           const auto r = *reinterpret_cast<const Pack<uint32_t, N / 2> *>(residual + (line + ox) * p.residual_stride + o);
 #pragma unroll
           for (int i = 0; i < N / 2; i++) {
             const float2 u = unpack2(T(), r.v[i]);
             // Padding may hold anything, and must not reach the products that follow.
-            v[2 * i] += o + 2 * i < p.out_channels ? u.x : 0.0f;
-            v[2 * i + 1] += o + 2 * i + 1 < p.out_channels ? u.y : 0.0f;
+            v[2 * i] = finish(p, v[2 * i], o + 2 * i < p.out_channels ? u.x : 0.0f);
+            v[2 * i + 1] = finish(p, v[2 * i + 1], o + 2 * i + 1 < p.out_channels ? u.y : 0.0f);
           }
         }
       });
@@ -345,6 +354,97 @@ TILE_KERNEL(bf16, 4, 4, 0)
 TILE_KERNEL(bf16, 6, 6, 0)
 TILE_KERNEL(bf16, 8, 8, 0)
 TILE_KERNEL(bf16, 48, 6, 3)
+
+// ----------------------------------------------------------------------------------------------------------------- points
+
+// 1x1, stride 1, without padding (f16, bf16): 256 pixels and NT tiles of 8 output channels a block, permuted; CHUNKS chunks of 16
+// input channels, or as many as there are if 0. blockIdx.y counts groups of NT tiles, of `pairs` pairs in all. Bound by memory:
+// pixels of results and residuals lie at multiples of 16 channels, and what is between channels and their padding is
+// written and read as well.
+constexpr int POINTS = 256;
+
+template <class T, int NT, int CHUNKS>
+__device__ void conv_point(const Conv &p, int pairs, const T *x, const uint4 *w, const float *bias, const T *residual,
+                           T *y) {
+  extern __shared__ uint4 memory[];
+  const int chunks = CHUNKS > 0 ? CHUNKS : (p.in_channels + 15) / 16, pitch = chunks * 16 + 8, eighths = chunks * 2;
+  T *tile = reinterpret_cast<T *>(memory);
+  const int64_t pixels = int64_t(p.n) * p.height * p.width, first = int64_t(blockIdx.x) * POINTS;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  for (int i = threadIdx.x; i < POINTS * eighths; i += POINTS) {
+    const int part = i % eighths, pixel = i / eighths;
+    const int bytes = first + pixel < pixels ? 2 * min(max(p.in_channels - part * 8, 0), 8) : 0;
+    copy_async(shared_address(tile + pixel * pitch + part * 8), bytes ? x + (first + pixel) * p.x_stride + part * 8 : x,
+               bytes);
+  }
+  commit();
+  const int o0 = blockIdx.y * NT * 8;
+  const uint4 *weights = w + blockIdx.y * (NT / 2) * 32 + lane;
+  float sum[2][NT][4];
+  start<NT>(sum[0], bias + o0, p.out_channels - o0);
+#pragma unroll
+  for (int j = 0; j < NT; j++)
+#pragma unroll
+    for (int e = 0; e < 4; e++) sum[1][j][e] = sum[0][j][e];
+  wait_for<0>();
+  __syncthreads();
+  const uint32_t base = shared_address(tile + (warp * 32 + lane % 16) * pitch + lane / 16 * 8);
+#pragma unroll
+  for (int c = 0; c < chunks; c++) {
+    uint32_t a[2][4];
+    load_matrices(a[0], base + c * 32);
+    load_matrices(a[1], base + c * 32 + 16 * pitch * 2);
+#pragma unroll
+    for (int j = 0; j < NT / 2; j++) {
+      const uint4 v = __ldg(weights + (c * pairs + j) * 32);
+      mma(T(), sum[0][2 * j], a[0], v.x, v.y);
+      mma(T(), sum[1][2 * j], a[1], v.x, v.y);
+      mma(T(), sum[0][2 * j + 1], a[0], v.z, v.w);
+      mma(T(), sum[1][2 * j + 1], a[1], v.z, v.w);
+    }
+  }
+#pragma unroll
+  for (int m = 0; m < 2; m++) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const int64_t pixel = first + warp * 32 + m * 16 + half * 8 + lane / 4;
+      for_runs<NT>(sum[m], half, [&](int at, auto &v) {
+        constexpr int N = sizeof(v) / sizeof(float);
+        const int o = o0 + at;
+        if (pixel >= pixels || o >= p.out_channels) return;
+        if (residual) {
+          const auto r = *reinterpret_cast<const Pack<uint32_t, N / 2> *>(residual + pixel * p.residual_stride + o);
+#pragma unroll
+          for (int i = 0; i < N / 2; i++) {
+            const float2 u = unpack2(T(), r.v[i]);
+            v[2 * i] = finish(p, v[2 * i], u.x);
+            v[2 * i + 1] = finish(p, v[2 * i + 1], u.y);
+          }
+        } else {
+#pragma unroll
+          for (int i = 0; i < N; i++) v[i] = leaky(p.slope, v[i]);
+        }
+        store_run(y + pixel * p.y_stride + o, v);
+      });
+    }
+  }
+}
+
+#define POINT_KERNEL(T, NT, CHUNKS)                                                                                   \
+  extern "C" __global__ void __launch_bounds__(POINTS, 2) conv_point_##NT##_##CHUNKS##_##T(                           \
+      Conv p, int pairs, const T *x, const uint4 *w, const float *bias, const T *residual, T *y) {                    \
+    conv_point<T, NT, CHUNKS>(p, pairs, x, w, bias, residual, y);                                                     \
+  }
+#define POINT_KERNELS(T)                                                                                              \
+  POINT_KERNEL(T, 2, 0)                                                                                               \
+  POINT_KERNEL(T, 2, 1)                                                                                               \
+  POINT_KERNEL(T, 2, 3)                                                                                               \
+  POINT_KERNEL(T, 6, 0)                                                                                               \
+  POINT_KERNEL(T, 6, 1)                                                                                               \
+  POINT_KERNEL(T, 6, 3)                                                                                               \
+  POINT_KERNEL(T, 8, 0)
+POINT_KERNELS(f16)
+POINT_KERNELS(bf16)
 
 // ----------------------------------------------------------------------------------------------------------------- gather
 
@@ -437,11 +537,13 @@ __device__ void conv_gather(const Conv &p, int pairs, const T *x, const uint4 *w
       const int o = pair0 * 16 + j * 8 + 2 * (lane % 4);
       if (o >= p.out_channels) continue;
       const bool second = o + 1 < p.out_channels;
-      float a = leaky(p.slope, sum[j][2 * half]);
-      float b = leaky(p.slope, sum[j][2 * half + 1]);
+      float a = sum[j][2 * half], b = sum[j][2 * half + 1];
       if (residual) {
-        a += up(residual[pixel * p.residual_stride + o]);
-        if (second) b += up(residual[pixel * p.residual_stride + o + 1]);
+        a = finish(p, a, up(residual[pixel * p.residual_stride + o]));
+        if (second) b = finish(p, b, up(residual[pixel * p.residual_stride + o + 1]));
+      } else {
+        a = leaky(p.slope, a);
+        b = leaky(p.slope, b);
       }
       store2<T>(p, y, cn, cy, cx, o, a, b, second);
     }
@@ -481,8 +583,8 @@ __device__ void conv_direct(const Conv &p, const T *x, const float *w, const flo
         for (int c = 0; c < in; c++) sum += up(from[c]) * weight[int64_t(c) * p.out_channels];
       }
     }
-    float a = leaky(p.slope, sum);
-    if (residual) a += up(residual[pixel * p.residual_stride + o]);
+    const float a =
+        residual ? finish(p, sum, up(residual[pixel * p.residual_stride + o])) : leaky(p.slope, sum);
     store2<T>(p, y, n, oy, ox, o, a, 0.0f, false);
   }
 }
@@ -548,8 +650,8 @@ extern "C" __global__ void __launch_bounds__(256) conv_gather_f32(Conv p, int ou
     for (int j = 0; j < 4; j++) {
       const int o = out0 + pc + j;
       if (o >= p.out_channels) continue;
-      float a = leaky(p.slope, sum[i][j] + bias[o]);
-      if (residual) a += residual[pixel * p.residual_stride + o];
+      const float v = sum[i][j] + bias[o];
+      const float a = residual ? finish(p, v, residual[pixel * p.residual_stride + o]) : leaky(p.slope, v);
       store2<float>(p, y, cn, cy, cx, o, a, 0.0f, false);
     }
   }

@@ -157,13 +157,16 @@ __device__ inline int64_t source(const Shape &p, int64_t pixel, int ky, int kx) 
   return (int64_t(n) * p.height + iy) * p.width + ix;
 }
 
+// Rows and columns of the parts.
+__device__ inline int padded(int channels) { return (channels + 15) / 16 * 16; }
+
 // 64 channels in x 64 channels out a block, 32 pixels a stage. blockIdx: tap and channels in, channels out, part.
 constexpr int SIDE = 64, DEPTH = 32, STAGES = 3, PITCH = 72;
 
 template <class T>
 __device__ void weight_gather(const Shape &p, int64_t per_part, const T *x, const T *g, float *parts, float *bias_parts) {
   __shared__ __align__(16) T left[STAGES][DEPTH * PITCH], right[STAGES][DEPTH * PITCH];
-  const int blocks_in = (p.in_channels + SIDE - 1) / SIDE, rows = blocks_in * SIDE, columns = gridDim.y * SIDE;
+  const int blocks_in = (p.in_channels + SIDE - 1) / SIDE, rows = padded(p.in_channels), columns = padded(p.out_channels);
   const int tap = blockIdx.x / blocks_in, c0 = blockIdx.x % blocks_in * SIDE, o0 = blockIdx.y * SIDE;
   const int ky = tap / p.kernel[1], kx = tap % p.kernel[1];
   const int64_t pixels = int64_t(p.n) * p.out_height * p.out_width;
@@ -187,6 +190,8 @@ __device__ void weight_gather(const Shape &p, int64_t per_part, const T *x, cons
   float sum[4][4] = {};
   float2 column = {0.0f, 0.0f};
   const bool has_bias = bias_parts && blockIdx.x == 0;
+  const int rows_left = rows - c0 - warp % 4 * 16, columns_left = columns - o0 - warp / 4 * 32;
+  const bool works = rows_left > 0 && columns_left > 0;
   const int steps = last > first ? int((last - first + DEPTH - 1) / DEPTH) : 0;
 #pragma unroll
   for (int s = 0; s < STAGES - 1; s++) {
@@ -207,6 +212,7 @@ __device__ void weight_gather(const Shape &p, int64_t per_part, const T *x, cons
         column.y += v.y;
       }
     }
+    if (!works) continue;
 #pragma unroll
     for (int k = 0; k < DEPTH / 16; k++) {
       uint32_t a[4];
@@ -227,7 +233,8 @@ __device__ void weight_gather(const Shape &p, int64_t per_part, const T *x, cons
   for (int j = 0; j < 4; j++)
 #pragma unroll
     for (int half = 0; half < 2; half++)
-      *reinterpret_cast<float2 *>(to + int64_t(half * 8 + lane / 4) * columns + j * 8 + 2 * (lane % 4)) =
+      if (works && j * 8 < columns_left)
+        *reinterpret_cast<float2 *>(to + int64_t(half * 8 + lane / 4) * columns + j * 8 + 2 * (lane % 4)) =
           make_float2(sum[j][2 * half], sum[j][2 * half + 1]);
   if (!has_bias) return;
   wait_for<0>();
@@ -240,7 +247,8 @@ __device__ void weight_gather(const Shape &p, int64_t per_part, const T *x, cons
     column.x += sums[i * 32 + threadIdx.x].x;
     column.y += sums[i * 32 + threadIdx.x].y;
   }
-  *reinterpret_cast<float2 *>(bias_parts + int64_t(blockIdx.z) * columns + o0 + 2 * threadIdx.x) = column;
+  if (o0 + 2 * threadIdx.x < columns)
+    *reinterpret_cast<float2 *>(bias_parts + int64_t(blockIdx.z) * columns + o0 + 2 * threadIdx.x) = column;
 }
 
 extern "C" __global__ void __launch_bounds__(256) weight_gather_f16(Shape p, int64_t per_part, const f16 *x, const f16 *g,
@@ -258,7 +266,7 @@ extern "C" __global__ void __launch_bounds__(256) weight_gather_f32(Shape p, int
   constexpr int STEP = 16;
   __shared__ __align__(16) float left[STEP][SIDE], right[STEP][SIDE];
   __shared__ int64_t from[STEP];
-  const int blocks_in = (p.in_channels + SIDE - 1) / SIDE, rows = blocks_in * SIDE, columns = gridDim.y * SIDE;
+  const int blocks_in = (p.in_channels + SIDE - 1) / SIDE, rows = padded(p.in_channels), columns = padded(p.out_channels);
   const int tap = blockIdx.x / blocks_in, c0 = blockIdx.x % blocks_in * SIDE, o0 = blockIdx.y * SIDE;
   const int ky = tap / p.kernel[1], kx = tap % p.kernel[1], t = threadIdx.x;
   const int64_t pixels = int64_t(p.n) * p.out_height * p.out_width;
@@ -294,8 +302,9 @@ extern "C" __global__ void __launch_bounds__(256) weight_gather_f32(Shape p, int
   float *to = parts + ((int64_t(blockIdx.z) * taps + tap) * rows + c0 + pc) * columns + o0 + po;
 #pragma unroll
   for (int c = 0; c < 4; c++)
-    *reinterpret_cast<float4 *>(to + int64_t(c) * columns) = make_float4(sum[c][0], sum[c][1], sum[c][2], sum[c][3]);
-  if (bias_parts && blockIdx.x == 0 && t < SIDE) bias_parts[int64_t(blockIdx.z) * columns + o0 + t] = column;
+    if (c0 + pc + c < rows && o0 + po < columns)
+      *reinterpret_cast<float4 *>(to + int64_t(c) * columns) = make_float4(sum[c][0], sum[c][1], sum[c][2], sum[c][3]);
+  if (bias_parts && blockIdx.x == 0 && t < SIDE && o0 + t < columns) bias_parts[int64_t(blockIdx.z) * columns + o0 + t] = column;
 }
 
 // ----------------------------------------------------------------------------------------------------------------- groups
@@ -386,24 +395,34 @@ SUM_PARTS(bf16, bf16, bf16)
 
 // ----------------------------------------------------------------------------------------------------------------- spread
 
-// Pixels of g `step` apart with zeros between, without the first `skip` rows and columns: y[i] = g[(i + skip) / step] where that
-// is whole. Sizes of both are in pixels; a thread has one channel.
-template <class T>
+// Pixels of g `step` apart with zeros between, moved by `skip`: y[i] = g[(i + skip) / step] where that is whole and inside. Sizes of
+// both are in pixels, rows first; a thread has N adjacent channels, and strides are multiples of N.
+template <class T, int N>
 __device__ void spread(int n, int2 from_size, int2 to_size, int channels, int2 step, int2 skip, int64_t from_stride,
                        int64_t to_stride, const T *g, T *y) {
-  const int64_t total = int64_t(n) * to_size.x * to_size.y * channels;
+  const int per_pixel = (channels + N - 1) / N;
+  const int64_t total = int64_t(n) * to_size.x * to_size.y * per_pixel;
   for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < total; i += int64_t(gridDim.x) * blockDim.x) {
-    const int64_t pixel = i / channels, row = pixel / to_size.y;
-    const int c = int(i - pixel * channels), x = int(pixel - row * to_size.y) + skip.y;
+    const int64_t pixel = i / per_pixel, row = pixel / to_size.y;
+    const int c = int(i - pixel * per_pixel) * N, x = int(pixel - row * to_size.y) + skip.y;
     const int line = int(row % to_size.x) + skip.x, image = int(row / to_size.x);
-    const bool whole = line % step.x == 0 && x % step.y == 0 && line / step.x < from_size.x && x / step.y < from_size.y;
-    y[pixel * to_stride + c] =
-        whole ? g[((int64_t(image) * from_size.x + line / step.x) * from_size.y + x / step.y) * from_stride + c]
-              : down<T>(0.0f);
+    const bool whole = line >= 0 && x >= 0 && line % step.x == 0 && x % step.y == 0 && line / step.x < from_size.x &&
+                       x / step.y < from_size.y;
+    Pack<T, N> v;
+    if (whole) {
+      const int64_t from = (int64_t(image) * from_size.x + line / step.x) * from_size.y + x / step.y;
+      v = *reinterpret_cast<const Pack<T, N> *>(g + from * from_stride + c);
+    } else {
+#pragma unroll
+      for (int k = 0; k < N; k++) v.v[k] = down<T>(0.0f);
+    }
+    *reinterpret_cast<Pack<T, N> *>(y + pixel * to_stride + c) = v;
   }
 }
 
 #define SPREAD(T)                                                                                                     \
-  (int n, int2 from_size, int2 to_size, int channels, int2 step, int2 skip, int64_t from_stride, int64_t to_stride,   \
-   const T *g, T *y)
-FOR_FLOATS(spread, SPREAD, spread<T>(n, from_size, to_size, channels, step, skip, from_stride, to_stride, g, y))
+  (int wide, int n, int2 from_size, int2 to_size, int channels, int2 step, int2 skip, int64_t from_stride,            \
+   int64_t to_stride, const T *g, T *y)
+FOR_FLOATS(spread, SPREAD,
+           if (wide) spread<T, 4>(n, from_size, to_size, channels, step, skip, from_stride, to_stride, g, y);
+           else spread<T, 1>(n, from_size, to_size, channels, step, skip, from_stride, to_stride, g, y))

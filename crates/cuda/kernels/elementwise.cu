@@ -8,13 +8,14 @@
 // Bound by memory: 16 bytes a thread and access where addresses allow it (the launcher looks), else one element.
 #include "rows.cuh"
 
-enum { ADD = 0, SUB = 1, MUL = 2, DIV = 3 };
+enum { ADD = 0, SUB = 1, MUL = 2, DIV = 3, GATE = 4 };
 
 __device__ inline float combine(int how, float a, float b) {
   switch (how) {
     case ADD: return a + b;
     case SUB: return a - b;
     case MUL: return a * b;
+    case GATE: return a / (1.0f + expf(-b));
     default: return a / b;
   }
 }
@@ -87,3 +88,27 @@ template <class T> __device__ void fill(int64_t elements, float value, T *to) {
 
 #define FILL(T) (int64_t elements, float value, T *to)
 FOR_FLOATS(fill, FILL, fill<T>(elements, value, to))
+
+// Gradients of x * sigmoid(m), of x and of m, for elements without gaps.
+template <class T, int N>
+__device__ void gate_backward(int64_t elements, const T *g, const T *x, const T *m, T *of_x, T *of_m) {
+  using P = Pack<T, N>;
+  for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < elements / N; i += int64_t(gridDim.x) * blockDim.x) {
+    const P a = reinterpret_cast<const P *>(g)[i], b = reinterpret_cast<const P *>(x)[i];
+    const P c = reinterpret_cast<const P *>(m)[i];
+    P u, v;
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+      const float open = 1.0f / (1.0f + expf(-up(c.v[k]))), through = up(a.v[k]) * open;
+      u.v[k] = down<T>(through);
+      v.v[k] = down<T>(through * up(b.v[k]) * (1.0f - open));
+    }
+    reinterpret_cast<P *>(of_x)[i] = u;
+    reinterpret_cast<P *>(of_m)[i] = v;
+  }
+}
+
+#define GATE_BACKWARD(T) (int wide, int64_t elements, const T *g, const T *x, const T *m, T *of_x, T *of_m)
+FOR_FLOATS(gate_backward, GATE_BACKWARD,
+           if (wide) gate_backward<T, 16 / sizeof(T)>(elements, g, x, m, of_x, of_m);
+           else gate_backward<T, 1>(elements, g, x, m, of_x, of_m))

@@ -22,27 +22,39 @@ template <class T> __device__ void pool(const Pooling &w, const Size &in, const 
 #define POOL(T) (Pooling w, Size in, const T *x, Size out, T *y)
 FOR_FLOATS(pool, POOL, pool<T>(w, in, x, out, y))
 
-template <class T> __device__ void resize(int mode, const Size &in, const T *x, const Size &out, T *y) {
-  FOR_PLACES(p, out) {
-    Taps v = taps(mode, p.y, in.height, out.height), h = taps(mode, p.x, in.width, out.width);
-    float sum = 0.0f;
-    for (int i = 0; i < v.count; i++) {
-      int iy = mode == 3 ? v.first + i : v.at[i & 3];
-      float row = 0.0f;
+// A thread has N adjacent channels; strides are multiples of N, and channels are rounded up to N.
+template <class T, int N> __device__ void resize(int mode, const Size &in, const T *x, const Size &out, T *y) {
+  const int per_pixel = (out.channels + N - 1) / N;
+  const int64_t total = int64_t(out.n) * out.height * out.width * per_pixel;
+  for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < total; i += int64_t(gridDim.x) * blockDim.x) {
+    const int64_t pixel = i / per_pixel, row = pixel / out.width;
+    const int c = int(i - pixel * per_pixel) * N, ox = int(pixel - row * out.width), oy = int(row % out.height);
+    const T *from = x + row / out.height * in.height * in.width * in.stride + c;
+    const Taps v = taps(mode, oy, in.height, out.height), h = taps(mode, ox, in.width, out.width);
+    float sum[N] = {};
+    for (int k = 0; k < v.count; k++) {
+      const int iy = mode == 3 ? v.first + k : v.at[k & 3];
+      float line[N] = {};
       for (int j = 0; j < h.count; j++) {
-        int ix = mode == 3 ? h.first + j : h.at[j & 3];
-        float weight = mode == 3 ? 1.0f : h.weight[j & 3];
-        row += weight * up(x[((int64_t(p.n) * in.height + iy) * in.width + ix) * in.stride + p.c]);
+        const int ix = mode == 3 ? h.first + j : h.at[j & 3];
+        const float weight = mode == 3 ? 1.0f : h.weight[j & 3];
+        const auto u = *reinterpret_cast<const Pack<T, N> *>(from + (int64_t(iy) * in.width + ix) * in.stride);
+#pragma unroll
+        for (int e = 0; e < N; e++) line[e] += weight * up(u.v[e]);
       }
-      sum += (mode == 3 ? 1.0f : v.weight[i & 3]) * row;
+      const float weight = mode == 3 ? 1.0f : v.weight[k & 3];
+#pragma unroll
+      for (int e = 0; e < N; e++) sum[e] += weight * line[e];
     }
-    if (mode == 3) sum /= float(v.count * h.count);
-    y[((int64_t(p.n) * out.height + p.y) * out.width + p.x) * out.stride + p.c] = down<T>(sum);
+    Pack<T, N> result;
+#pragma unroll
+    for (int e = 0; e < N; e++) result.v[e] = down<T>(mode == 3 ? sum[e] / float(v.count * h.count) : sum[e]);
+    *reinterpret_cast<Pack<T, N> *>(y + pixel * out.stride + c) = result;
   }
 }
 
-#define RESIZE(T) (int mode, Size in, const T *x, Size out, T *y)
-FOR_FLOATS(resize, RESIZE, resize<T>(mode, in, x, out, y))
+#define RESIZE(T) (int mode, int wide, Size in, const T *x, Size out, T *y)
+FOR_FLOATS(resize, RESIZE, if (wide) resize<T, 4>(mode, in, x, out, y); else resize<T, 1>(mode, in, x, out, y))
 
 // out[y * f + r][x * f + q][c] = in[y][x][(c * f + r) * f + q], as PyTorch's pixel_shuffle.
 template <class T> __device__ void pixel_shuffle(int f, const Size &in, const T *x, const Size &out, T *y) {

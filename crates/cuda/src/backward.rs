@@ -176,27 +176,36 @@ pub fn resize(gpu: &Gpu, mode: ResizeMode, grad: Image<'_>, out: ImageMut<'_>) -
     if elements == 0 {
         return Ok(());
     }
-    let between = [from.n, to.height, from.width, from.channels]
+    // Four channels a thread where pixels and memory allow it; channels are rounded up then.
+    let rounded = to.channels.next_multiple_of(4);
+    let four = |size: crate::ImageSize, elements: Elements<'_>| {
+        size.stride.is_multiple_of(4)
+            && size.stride >= rounded
+            && elements.is_aligned(16)
+            && size.check(rows, "an image", elements, 4).is_ok()
+    };
+    let wide = four(from, grad.elements) && four(to, out.elements.0);
+    let (channels, step) = if wide { (rounded, 4) } else { (to.channels, 1) };
+    let between = [from.n, to.height, from.width, channels]
         .into_iter()
         .try_fold(1usize, |all, side| all.checked_mul(side))
         .filter(|all| *all <= isize::MAX as usize / 4);
     let Some(between) = between else { return refuse!(rows, "{from:?} to {to:?} is too large") };
     let memory = gpu.allocate(between * 4)?;
-    let (mode, middle) = (mode as i32, memory.pointer());
+    let (mode, middle, wide) = (mode as i32, memory.pointer(), i32::from(wide));
     let pointers = [grad.elements.pointer(), out.elements.0.pointer()];
     let describe = || format!("{from:?} to {to:?}");
-    let channels = to.channels as i32;
-    let tight = to.channels as i64;
+    let (channels_i, tight) = (channels as i32, channels as i64);
     let (before, input, output, line) = (from.n as i64, to.height as i32, from.height as i32, from.width as i64);
     let stride = from.stride as i64;
-    let arguments = arguments![mode, before, input, output, line, channels, stride, tight, pointers[0], middle];
+    let arguments = arguments![mode, wide, before, input, output, line, channels_i, stride, tight, pointers[0], middle];
     // SAFETY: the kernel takes these types; images were checked to lie in their memory, what lies between was allocated.
-    unsafe { gpu.launch(rows, Grid::flat(between), arguments, &describe)? };
+    unsafe { gpu.launch(rows, Grid::flat(between / step), arguments, &describe)? };
     let (before, input, output, line) = ((from.n * to.height) as i64, to.width as i32, from.width as i32, 1i64);
     let stride = to.stride as i64;
-    let arguments = arguments![mode, before, input, output, line, channels, tight, stride, middle, pointers[1]];
+    let arguments = arguments![mode, wide, before, input, output, line, channels_i, tight, stride, middle, pointers[1]];
     // SAFETY: as above.
-    unsafe { gpu.launch(columns, Grid::flat(elements), arguments, &describe) }
+    unsafe { gpu.launch(columns, Grid::flat(elements.div_ceil(step)), arguments, &describe) }
 }
 
 /// [`pixel_shuffle`](crate::pooling::pixel_shuffle), undone.

@@ -53,8 +53,10 @@ pub struct PackedConv {
 /// For which kernels the weights of a convolution are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Packing {
-    /// [`PackedConv::run`].
+    /// [`PackedConv::run`] without a pixel shuffle, to images of the weights' type.
     Alone,
+    /// [`PackedConv::run`].
+    Shuffled,
     /// The second and third convolution of [`PackedConv::run_chain`]: 1×1, f16 or bf16.
     Chained,
     /// The mask of [`gate`](crate::spatial_attention::gate): 1×1 from 16 channels, f16 or bf16.
@@ -68,6 +70,8 @@ pub enum Packing {
 enum Way {
     /// Tensor cores on a tile of the picture in shared memory.
     Tile,
+    /// 1×1, tensor cores on pixels in shared memory; groups of so many tiles of 8 channels out.
+    Point(usize),
     /// Tensor cores on operands gathered while loading.
     Gather,
     /// By kernels of which the convolution is a part.
@@ -100,6 +104,7 @@ struct Raw {
     slope: f32,
     shuffle: i32,
     y_is_f32: i32,
+    masked: i32,
 }
 
 /// Two 1×1 convolutions that follow in registers.
@@ -121,6 +126,9 @@ pub struct Epilogue<'a> {
     pub slope: f32,
     /// Added after the activation; as large as the result.
     pub residual: Option<Image<'a>>,
+    /// The residual is not added: it is the output of a leaky ReLU of that slope, and the result the gradient of its input. Where the
+    /// residual is not positive, the sum is multiplied by the slope.
+    pub is_mask: bool,
     /// Pixel shuffle by this factor, 1 for none: channel `(r * factor + q) * c + i` becomes channel `i` of sub-row `r` and
     /// sub-column `q`.
     pub shuffle: usize,
@@ -128,11 +136,35 @@ pub struct Epilogue<'a> {
 
 impl Epilogue<'_> {
     /// Nothing.
-    pub const NONE: Epilogue<'static> = Epilogue { slope: 1.0, residual: None, shuffle: 1 };
+    pub const NONE: Epilogue<'static> = Epilogue { slope: 1.0, residual: None, is_mask: false, shuffle: 1 };
 }
 
 /// Rows and columns of pixels that a block of the tiled kernel takes.
 const TILE: [usize; 2] = [8, 32];
+
+/// Pixels that a block of the kernel for 1×1 convolutions takes.
+const POINTS: usize = 256;
+/// Most channels in that it takes: their pixels must fit the shared memory.
+const POINT_CHANNELS: usize = 128;
+
+fn point_kernel(is_f16: bool, tiles: usize, chunks: usize) -> &'static str {
+    match (is_f16, tiles, chunks) {
+        (true, 2, 1) => "conv_point_2_1_f16",
+        (true, 2, 3) => "conv_point_2_3_f16",
+        (true, 2, _) => "conv_point_2_0_f16",
+        (true, 6, 1) => "conv_point_6_1_f16",
+        (true, 6, 3) => "conv_point_6_3_f16",
+        (true, 6, _) => "conv_point_6_0_f16",
+        (true, _, _) => "conv_point_8_0_f16",
+        (false, 2, 1) => "conv_point_2_1_bf16",
+        (false, 2, 3) => "conv_point_2_3_bf16",
+        (false, 2, _) => "conv_point_2_0_bf16",
+        (false, 6, 1) => "conv_point_6_1_bf16",
+        (false, 6, 3) => "conv_point_6_3_bf16",
+        (false, 6, _) => "conv_point_6_0_bf16",
+        (false, _, _) => "conv_point_8_0_bf16",
+    }
+}
 
 /// Bytes of shared memory that the tiled kernel wants.
 fn tile_bytes(in_channels: usize, out_tiles: usize) -> usize {
@@ -200,7 +232,7 @@ impl PackedConv {
         let point = dense && small && shape.kernel == [1; 2] && shape.padding == [0; 2] && shape.stride == [1; 2];
         let three = dense && small && shape.kernel == [3; 2] && shape.dilation == [1; 2];
         let fits_part = match packing {
-            Packing::Alone => true,
+            Packing::Alone | Packing::Shuffled => true,
             Packing::Chained => point,
             Packing::Gate => point && shape.in_channels == 16,
             Packing::CoarseMap => three && shape.in_channels == 16,
@@ -209,8 +241,15 @@ impl PackedConv {
             return refuse!(KERNEL, "{shape:?} with {dtype:?} is not what {packing:?} takes");
         }
         let way = match dtype {
-            _ if packing != Packing::Alone => Way::Part(packing),
+            _ if !matches!(packing, Packing::Alone | Packing::Shuffled) => Way::Part(packing),
             _ if dense && small && same3 && shape.in_channels <= 64 && shape.out_channels <= 64 && fits => Way::Tile,
+            _ if point && packing == Packing::Alone && shape.in_channels <= POINT_CHANNELS => {
+                Way::Point(match shape.out_channels {
+                    ..=16 => 2,
+                    17..=48 => 6,
+                    _ => 8,
+                })
+            }
             _ if dense && small => Way::Gather,
             DType::F32 if dense && shape.out_channels > 4 => Way::GatherF32,
             DType::F32 | DType::F16 | DType::BF16 => Way::Direct,
@@ -222,9 +261,10 @@ impl PackedConv {
         let reversed = if is_reversed { outputs / shape.groups as i32 } else { 0 };
         let (from, bias, to_bias) = (weight.pointer(), bias.map_or(0, |bias| bias.pointer()), own_bias.pointer());
         let weights = match way {
-            Way::Tile | Way::Gather | Way::Part(_) => {
+            Way::Tile | Way::Point(_) | Way::Gather | Way::Part(_) => {
                 let pairs = match way {
                     Way::Tile => out_tiles(shape.out_channels) / 2,
+                    Way::Point(tiles) => shape.out_channels.div_ceil(8 * tiles) * tiles / 2,
                     _ => shape.out_channels.div_ceil(16),
                 };
                 let elements = taps * shape.in_channels.div_ceil(16) * pairs * 256;
@@ -237,7 +277,7 @@ impl PackedConv {
                 };
                 // As the kernel's file says.
                 let permute = match way {
-                    Way::Tile => 1i32,
+                    Way::Tile | Way::Point(_) => 1i32,
                     Way::Part(Packing::Chained) => 3,
                     Way::Part(Packing::Gate) => 4,
                     _ => 0,
@@ -299,6 +339,22 @@ impl PackedConv {
                 // SAFETY: the kernel takes these types; images and residual were checked to lie in their memory, weights and bias
                 // were packed for this kernel.
                 unsafe { gpu.launch(kernel, grid, arguments![raw, from, weights, bias, residual, to], &describe) }
+            }
+            Way::Point(_) if epilogue.shuffle != 1 || y.dtype() != self.dtype => {
+                refuse!("conv_point", "a pixel shuffle, or a result of other elements")
+            }
+            Way::Point(tiles) => {
+                let groups = self.shape.out_channels.div_ceil(8 * tiles);
+                let chunks = self.shape.in_channels.div_ceil(16);
+                let grid = Grid {
+                    blocks: [pixels.div_ceil(POINTS), groups, 1],
+                    threads: POINTS as u32,
+                    shared: POINTS * (chunks * 16 + 8) * 2,
+                };
+                let pairs = (groups * tiles / 2) as i32;
+                let arguments = arguments![raw, pairs, from, weights, bias, residual, to];
+                // SAFETY: as above.
+                unsafe { gpu.launch(point_kernel(self.dtype == DType::F16, tiles, chunks), grid, arguments, &describe) }
             }
             Way::Gather => {
                 let kernel = if self.dtype == DType::F16 { "conv_gather_f16" } else { "conv_gather_bf16" };
@@ -430,12 +486,12 @@ impl PackedConv {
         // The tensor-core kernels read whole vectors, and write pairs, or all of the padding.
         let plain = epilogue.shuffle == 1 && y.dtype() == self.dtype;
         let (round_x, round_y) = match self.way {
-            Way::Tile if plain => (8, 16),
+            Way::Tile | Way::Point(_) if plain => (8, 16),
             _ if half && plain => (8, 2),
             _ if half => (8, 1),
             _ => (1, 1),
         };
-        let step = if self.way == Way::Tile { 16 } else { 2 };
+        let step = if matches!(self.way, Way::Tile | Way::Point(_)) { 16 } else { 2 };
         let whole =
             |image: &Elements<'_>, stride: usize| stride.is_multiple_of(step) && image.is_aligned(2 * step.min(8));
         x.check(KERNEL, "the input", if x.size.stride.is_multiple_of(8) { round_x } else { 1 })?;
@@ -465,7 +521,7 @@ impl PackedConv {
             }
         }
         let aligned = x.elements.is_aligned(16) && x.size.stride.is_multiple_of(8);
-        let tensor_cores = matches!(self.way, Way::Tile | Way::Gather);
+        let tensor_cores = matches!(self.way, Way::Tile | Way::Point(_) | Way::Gather);
         if tensor_cores && !(aligned && (!plain || whole(&y.elements.0, y.size.stride))) {
             return refuse!(KERNEL, "wants pixels at multiples of 16 bytes, got {:?} and {:?}", x.size, y.size);
         }
@@ -492,6 +548,7 @@ impl PackedConv {
             slope: epilogue.slope,
             shuffle: factor as i32,
             y_is_f32: i32::from(y.dtype() == DType::F32),
+            masked: i32::from(epilogue.is_mask && epilogue.residual.is_some()),
         })
     }
 

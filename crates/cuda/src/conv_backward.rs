@@ -163,9 +163,9 @@ fn plan(gpu: &Gpu, shape: &ConvShape, x: &Image<'_>, grad: &Image<'_>) -> Result
             DType::BF16 => "weight_gather_bf16",
             other => return refuse!(KERNEL, "wants floats, got {other:?}"),
         };
-        let (rows, columns) = (shape.in_channels.next_multiple_of(64), shape.out_channels.next_multiple_of(64));
-        let blocks = [taps * rows / 64, columns / 64];
-        let wanted = (2 * PARTS).div_ceil(blocks[0] * blocks[1]).min(pixels.div_ceil(256)).max(1);
+        let (rows, columns) = (shape.in_channels.next_multiple_of(16), shape.out_channels.next_multiple_of(16));
+        let blocks = [taps * rows.div_ceil(64), columns.div_ceil(64)];
+        let wanted = (4 * PARTS).div_ceil(blocks[0] * blocks[1]).min(2 * PARTS).min(pixels.div_ceil(256)).max(1);
         let per_part = pixels.div_ceil(most(wanted, rows, columns)).next_multiple_of(32);
         let parts = pixels.div_ceil(per_part);
         let grid = Grid { blocks: [blocks[0], blocks[1], parts], threads: 256, shared: 0 };
@@ -206,32 +206,41 @@ fn tile_kernel(is_f16: bool, chunks: usize, out: usize) -> &'static str {
     }
 }
 
-/// `y[i] = grad[(i + skip) / step]` where that is whole, else zero: pixels `step` apart, without the first `skip` rows and columns.
+/// `y[i] = grad[(i + skip) / step]` where that is whole and inside, else zero: pixels `step` apart, moved by `skip`.
 ///
 /// # Errors
 /// If pictures, channels or types differ, or something does not lie within its memory.
-pub fn spread(gpu: &Gpu, step: [usize; 2], skip: [usize; 2], grad: Image<'_>, y: ImageMut<'_>) -> Result<(), Error> {
+pub fn spread(gpu: &Gpu, step: [usize; 2], skip: [isize; 2], grad: Image<'_>, y: ImageMut<'_>) -> Result<(), Error> {
     let Some(kernel) = variant!(grad.dtype(), "spread") else {
         return refuse!("spread", "wants floats, got {:?}", grad.dtype());
     };
     check_images(kernel, &grad, &y)?;
-    let small = [step, skip].iter().flatten().all(|&n| n < 1 << 15) && !step.contains(&0);
+    let small = step.iter().all(|&n| n > 0 && n < 1 << 15) && skip.iter().all(|n| n.unsigned_abs() < 1 << 15);
     if grad.size.channels != y.size.channels || !small {
         return refuse!(kernel, "{:?} to {:?}, {step:?} apart", grad.size, y.size);
     }
-    let elements = y.size.pixels().unwrap_or(0).saturating_mul(y.size.channels);
-    if elements == 0 {
+    let to = Image { elements: y.elements.0, size: y.size };
+    let four = |image: &Image<'_>| {
+        image.size.stride.is_multiple_of(4)
+            && image.elements.is_aligned(16)
+            && image.check(kernel, "an image", 4).is_ok()
+    };
+    let wide = four(&grad) && four(&to);
+    let per_pixel = y.size.channels.div_ceil(if wide { 4 } else { 1 });
+    let threads = y.size.pixels().unwrap_or(0).saturating_mul(per_pixel);
+    if threads == 0 {
         return Ok(());
     }
     let pair = |p: [usize; 2]| Pair(p.map(|n| n as i32));
     let sizes = [[grad.size.height, grad.size.width], [y.size.height, y.size.width]].map(pair);
-    let ([n, channels], [step, skip]) = ([y.size.n, y.size.channels].map(|n| n as i32), [step, skip].map(pair));
-    let strides = [grad.size.stride as i64, y.size.stride as i64];
+    let [n, channels] = [y.size.n, y.size.channels].map(|n| n as i32);
+    let (step, skip) = (pair(step), Pair(skip.map(|n| n as i32)));
+    let (wide, strides) = (i32::from(wide), [grad.size.stride as i64, y.size.stride as i64]);
     let pointers = [grad.elements.pointer(), y.elements.0.pointer()];
     let arguments =
-        arguments![n, sizes[0], sizes[1], channels, step, skip, strides[0], strides[1], pointers[0], pointers[1]];
-    // SAFETY: the kernel takes these types; both images were checked to lie in their memory.
-    unsafe { gpu.launch(kernel, Grid::flat(elements), arguments, &|| format!("{:?} to {:?}", grad.size, y.size)) }
+        arguments![wide, n, sizes[0], sizes[1], channels, step, skip, strides[0], strides[1], pointers[0], pointers[1]];
+    // SAFETY: the kernel takes these types; both images were checked to lie in their memory, rounded up where access is wide.
+    unsafe { gpu.launch(kernel, Grid::flat(threads), arguments, &|| format!("{:?} to {:?}", grad.size, y.size)) }
 }
 
 /// CUDA's `int2`.

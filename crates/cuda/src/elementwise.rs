@@ -36,6 +36,8 @@ pub enum Binary {
     Mul,
     /// `a / b`.
     Div,
+    /// `a / (1 + e^-b)`.
+    Gate,
 }
 
 /// A function of one element.
@@ -252,6 +254,39 @@ pub fn activation_backward(
     let arguments = arguments![code, slope, wide, layout, pointers[0], pointers[1], pointers[2]];
     // SAFETY: as for `function`.
     unsafe { gpu.launch(kernel, grid, arguments, &|| format!("{activation:?} of {shape:?}")) }
+}
+
+/// The gradients of [`Binary::Gate`]'s two operands, `x` and `mask`, for `elements` elements without gaps of a floating-point type.
+///
+/// # Errors
+/// If the types differ or are no floats, or something does not lie within its memory.
+pub fn gate_backward(
+    gpu: &Gpu,
+    elements: usize,
+    grad: Elements<'_>,
+    [x, mask]: [Elements<'_>; 2],
+    [of_x, of_mask]: [ElementsMut<'_>; 2],
+) -> Result<(), Error> {
+    let Some(kernel) = variant!(grad.dtype(), "gate_backward") else {
+        return refuse!("gate_backward", "wants floats, got {:?}", grad.dtype());
+    };
+    let all = [grad, x, mask, of_x.0, of_mask.0];
+    for operand in all {
+        operand.check(kernel, "an operand", Some(elements))?;
+        if operand.dtype() != grad.dtype() {
+            return refuse!(kernel, "operands of different element types");
+        }
+    }
+    if elements == 0 {
+        return Ok(());
+    }
+    let per_access = 16 / grad.dtype().size();
+    let wide = elements.is_multiple_of(per_access) && all.iter().all(|operand| operand.is_aligned(16));
+    let grid = Grid::flat(elements / if wide { per_access } else { 1 });
+    let (wide, count, pointers) = (i32::from(wide), elements as i64, all.map(|operand| operand.pointer()));
+    let arguments = arguments![wide, count, pointers[0], pointers[1], pointers[2], pointers[3], pointers[4]];
+    // SAFETY: the kernel takes these types; all operands were checked to hold so many elements.
+    unsafe { gpu.launch(kernel, grid, arguments, &|| format!("{elements} elements")) }
 }
 
 /// Writes `value` to the first `elements` elements.

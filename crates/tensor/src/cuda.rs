@@ -328,7 +328,7 @@ impl Conv {
         let y = new_image(x, [image.size.n, height, width, self.shape.out_channels], x.dtype())?;
         let (slope, fused) = (activation.slope().unwrap_or(1.0), activation.slope().is_some());
         let view = residual.as_ref().map(Image::view).transpose()?;
-        let epilogue = cuda::conv::Epilogue { slope, residual: view.filter(|_| fused), shuffle: 1 };
+        let epilogue = cuda::conv::Epilogue { slope, residual: view.filter(|_| fused), ..cuda::conv::Epilogue::NONE };
         self.packed(Packing::Alone, x.dtype())?.run(&self.gpu, image.view()?, image_mut(&y)?, &epilogue)?;
         if fused {
             return Ok(y);
@@ -355,7 +355,7 @@ impl Conv {
         let size = ImageSize { n, height, width, channels, stride: channels };
         let out = cuda::ImageMut { elements: write(&y)?, size };
         let epilogue = cuda::conv::Epilogue { shuffle: factor, ..cuda::conv::Epilogue::NONE };
-        self.packed(Packing::Alone, x.dtype())?.run(&self.gpu, image.view()?, out, &epilogue)?;
+        self.packed(Packing::Shuffled, x.dtype())?.run(&self.gpu, image.view()?, out, &epilogue)?;
         Ok(y)
     }
 
@@ -384,7 +384,7 @@ impl Conv {
         let ImageSize { n, height, width, .. } = image.size;
         let y = new_image(x, [n, height, width, second.shape().out_channels], x.dtype())?;
         let z = new_image(x, [n, height, width, third.shape().out_channels], x.dtype())?;
-        let epilogue = cuda::conv::Epilogue { slope, residual: Some(residual.view()?), shuffle: 1 };
+        let epilogue = cuda::conv::Epilogue { slope, residual: Some(residual.view()?), ..cuda::conv::Epilogue::NONE };
         own.run_chain(&self.gpu, image.view()?, &epilogue, (&second, image_mut(&y)?), (&third, image_mut(&z)?))?;
         Ok(Some((y, z)))
     }

@@ -75,17 +75,17 @@ impl Definition {
         let coarse = ops::resize(&coarse, ResizeMode::Bilinear, [x.shape()[1], x.shape()[2]])?;
         let fine = p.conv(&name("conv_f"), ConvShape::same(f, f, 1), &reduced, Activation::Identity)?;
         let both = ops::add(&coarse, &fine)?;
-        let mask = p.conv(&name("conv4"), ConvShape::same(f, c, 1), &both, Activation::Sigmoid)?;
-        Ok(ops::mul(x, &mask)?)
+        let mask = p.conv(&name("conv4"), ConvShape::same(f, c, 1), &both, Activation::Identity)?;
+        Ok(ops::sigmoid_gate(x, &mask)?)
     }
 
     fn block(&self, p: &Layers<'_>, block: &str, x: &Tensor) -> Result<Tensor, Error> {
-        let (c, mid, leaky) = (self.channels, self.mid_channels, Activation::LeakyRelu(SLOPE));
+        let (c, mid) = (self.channels, self.mid_channels);
         let name = |part: &str| format!("{block}.{part}");
-        let o = p.conv(&name("c1_r"), ConvShape::same(c, mid, 3), x, leaky)?;
-        let o = p.conv(&name("c2_r"), ConvShape::same(mid, mid, 3), &o, leaky)?;
-        let o = p.conv(&name("c3_r"), ConvShape::same(mid, c, 3), &o, leaky)?;
-        let o = ops::add(&o, x)?;
+        let first = p.layer(&name("c1_r"), ConvShape::same(c, mid, 3))?;
+        let second = p.layer(&name("c2_r"), ConvShape::same(mid, mid, 3))?;
+        let third = p.layer(&name("c3_r"), ConvShape::same(mid, c, 3))?;
+        let o = ops::residual_convs(x, &[first, second, third], SLOPE)?;
         let o = p.conv(&name("c5"), ConvShape::same(c, c, 1), &o, Activation::Identity)?;
         self.attention(p, block, &o)
     }
@@ -147,9 +147,15 @@ struct Layers<'a> {
 }
 
 impl Layers<'_> {
-    fn conv(&self, name: &str, shape: ConvShape, x: &Tensor, activation: Activation) -> Result<Tensor, Error> {
+    /// Weight, bias and shape of a convolution.
+    fn layer(&self, name: &str, shape: ConvShape) -> Result<(&Tensor, &Tensor, ConvShape), Error> {
         let weight = self.parameters.get(self.network, &format!("{name}.weight"))?;
         let bias = self.parameters.get(self.network, &format!("{name}.bias"))?;
+        Ok((weight, bias, shape))
+    }
+
+    fn conv(&self, name: &str, shape: ConvShape, x: &Tensor, activation: Activation) -> Result<Tensor, Error> {
+        let (weight, bias, shape) = self.layer(name, shape)?;
         Ok(ops::conv2d(x, weight, Some(bias), shape, activation)?)
     }
 }

@@ -50,6 +50,16 @@ pub(crate) fn conv2d(
     Ok(y)
 }
 
+/// What becomes of the gradient of a convolution's input as it is stored.
+#[derive(Clone, Copy)]
+pub(crate) enum After<'a> {
+    Nothing,
+    /// A tensor is added.
+    Add(&'a Tensor),
+    /// It goes through a leaky ReLU of this slope, whose output the tensor is.
+    Leaky(&'a Tensor, f32),
+}
+
 /// The gradient of a convolution's input of height and width `size`.
 pub(crate) fn conv2d_backward_input(
     gpu: &Gpu,
@@ -57,6 +67,7 @@ pub(crate) fn conv2d_backward_input(
     weight: &Tensor,
     shape: &ConvShape,
     size: [usize; 2],
+    after: After<'_>,
 ) -> Result<Tensor, Error> {
     const OP: &str = "conv2d_backward_input";
     let mut image = Image::new(OP, grad)?;
@@ -64,17 +75,31 @@ pub(crate) fn conv2d_backward_input(
     if shape.output_size(size[0], size[1]) != Some((height, width)) || channels != shape.out_channels {
         return refuse!(OP, "{shape:?} of {size:?} does not give {:?}", grad.shape());
     }
-    let (spread_size, skip) = geometry::spread_size(shape, size);
+    let mut reversed = geometry::reversed_shape(shape);
+    let (mut spread_size, skip) = geometry::spread_size(shape, size);
+    let mut skip = skip.map(|n| n as isize);
     if spread_size != [height, width] || shape.stride != [1, 1] || skip != [0, 0] {
+        // Padding that is spread too makes any 3×3 convolution the one that has the fastest kernel.
+        if shape.kernel == [3; 2] && shape.dilation == [1; 2] {
+            (0..2).for_each(|i| skip[i] += 1 - reversed.padding[i] as isize);
+            (spread_size, reversed.padding) = (size, [1; 2]);
+        }
         let spread = new_image(grad, [n, spread_size[0], spread_size[1], channels], grad.dtype())?;
         conv_backward::spread(gpu, shape.stride, skip, image.view()?, image_mut(&spread)?)?;
         image = Image::new(OP, &spread)?;
     }
     let weight = weight.contiguous()?;
-    let reversed = conv_shape(&geometry::reversed_shape(shape));
-    let packed = PackedConv::pack_reversed(gpu, dtype_of(grad.dtype()), reversed, read(&weight)?)?;
+    let packed = PackedConv::pack_reversed(gpu, dtype_of(grad.dtype()), conv_shape(&reversed), read(&weight)?)?;
     let y = new_image(grad, [n, size[0], size[1], shape.in_channels], grad.dtype())?;
-    packed.run(gpu, image.view()?, image_mut(&y)?, &Epilogue::NONE)?;
+    let (other, slope, is_mask) = match after {
+        After::Nothing => (None, 1.0, false),
+        After::Add(other) => (Some(other), 1.0, false),
+        After::Leaky(output, slope) => (Some(output), slope, true),
+    };
+    let other = other.map(|other| Image::new(OP, other)).transpose()?;
+    let residual = other.as_ref().map(Image::view).transpose()?;
+    let epilogue = Epilogue { slope, residual, is_mask, ..Epilogue::NONE };
+    packed.run(gpu, image.view()?, image_mut(&y)?, &epilogue)?;
     Ok(y)
 }
 
@@ -108,6 +133,25 @@ pub(crate) fn activation_backward(gpu: &Gpu, grad: &Tensor, saved: &Tensor, how:
     let to = (write(&y)?, out.stride);
     cuda::elementwise::activation_backward(gpu, activation_of(how), [out.rows, out.len], a, b, to)?;
     Ok(y)
+}
+
+/// The gradients of `x * sigmoid(mask)`, of both.
+pub(crate) fn gate_backward(gpu: &Gpu, grad: &Tensor, x: &Tensor, mask: &Tensor) -> Result<[Tensor; 2], Error> {
+    const OP: &str = "sigmoid_gate";
+    let all = [rows(OP, grad)?, rows(OP, x)?, rows(OP, mask)?];
+    // Padding is gone through as well, so that rows are one.
+    let (padded, alike) = (is_padded(&all[0].1), all.iter().all(|(_, rows)| *rows == all[0].1));
+    let padded = padded && alike;
+    let all = if alike && (padded || all[0].0.layout().is_contiguous()) {
+        all.map(|(x, _)| x)
+    } else {
+        [grad.contiguous()?, x.contiguous()?, mask.contiguous()?]
+    };
+    let (of_x, out) = like(&all[0], grad.shape(), padded)?;
+    let (of_mask, _) = like(&all[0], grad.shape(), padded)?;
+    let (from, to) = ([read(&all[1])?, read(&all[2])?], [write(&of_x)?, write(&of_mask)?]);
+    cuda::elementwise::gate_backward(gpu, out.extent(), read(&all[0])?, from, to)?;
+    Ok([of_x, of_mask])
 }
 
 /// A function of each element.

@@ -268,7 +268,7 @@ pub fn conv2d_backward_input(
     check_weight(grad, weight, shape)?;
     #[cfg(feature = "cuda")]
     if let Device::Cuda(gpu) = grad.device() {
-        return crate::cuda::conv2d_backward_input(gpu, grad, weight, shape, size);
+        return crate::cuda::conv2d_backward_input(gpu, grad, weight, shape, size, crate::cuda::After::Nothing);
     }
     let image = Image::new("conv2d_backward_input", grad)?;
     if shape.output_size(size[0], size[1]) != Some((image.height, image.width)) {

@@ -222,7 +222,8 @@ pub fn linear_backward_input(grad: &Tensor, weight: &Tensor) -> Result<Tensor, E
         };
         let (weight, conv) = (weight.reshape(&[outputs, inputs, 1, 1])?, ConvShape::same(inputs, outputs, 1));
         let size = [1, image.shape()[2]];
-        return crate::cuda::conv2d_backward_input(gpu, &image, &weight, &conv, size)?.reshape(&shape);
+        return crate::cuda::conv2d_backward_input(gpu, &image, &weight, &conv, size, crate::cuda::After::Nothing)?
+            .reshape(&shape);
     }
     let swapped = weight.transpose(0, 1)?.contiguous()?;
     let &[inputs, outputs] = &**swapped.shape() else { return refuse!("linear", "weights are no matrix") };

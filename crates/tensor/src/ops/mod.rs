@@ -24,6 +24,7 @@ mod normalize;
 mod pixel_shuffle;
 mod pooling;
 mod reduce;
+mod residual;
 mod resize;
 mod spatial_attention;
 
@@ -42,8 +43,9 @@ pub use normalize::{group_norm, l2_normalize, layer_norm, rms_norm, softmax};
 pub use pixel_shuffle::{pixel_shuffle, pixel_unshuffle};
 pub use pooling::{avg_pool2d, max_pool2d};
 pub use reduce::{column_sums, mean, mean_dims, sum, sum_dims, sum_to};
+pub use residual::residual_convs;
 pub use resize::resize;
-pub use spatial_attention::{conv_chain, spatial_coarse_map, spatial_gate};
+pub use spatial_attention::{conv_chain, sigmoid_gate, spatial_coarse_map, spatial_gate};
 pub use supple_kernels::activation::Activation;
 pub use supple_kernels::conv::ConvShape;
 pub use supple_kernels::resize::ResizeMode;

@@ -1,8 +1,31 @@
 //! The gate of RLFN's spatial attention, and the convolutions before it, fused where the device can.
 
-use super::{Activation, Conv2d, ResizeMode, activate, add, max_pool2d, mul, resize, same_device};
+use super::{Activation, Conv2d, ResizeMode, activate, add, max_pool2d, mul, resize, same_device, sigmoid};
+#[cfg(feature = "cuda")]
+use crate::autograd::record;
 use crate::error::refuse;
 use crate::{Error, Tensor};
+
+/// `x · sigmoid(mask)` for two tensors of one shape: on a GPU in one go, forward and backward.
+///
+/// # Errors
+/// If shapes, types or devices differ.
+pub fn sigmoid_gate(x: &Tensor, mask: &Tensor) -> Result<Tensor, Error> {
+    const OP: &str = "sigmoid_gate";
+    same_device(OP, x.device(), mask.device())?;
+    if x.shape() != mask.shape() {
+        return refuse!(OP, "shapes {:?} and {:?} differ", x.shape(), mask.shape());
+    }
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = x.device() {
+        let y = crate::cuda::binary(gpu, OP, supple_cuda::elementwise::Binary::Gate, &x.detach(), &mask.detach())?;
+        return Ok(record(OP, y, &[x, mask], || {
+            let (gpu, x, mask) = (gpu.clone(), x.detach(), mask.detach());
+            move |grad, _| Ok(crate::cuda::gate_backward(&gpu, grad, &x, &mask)?.map(Some).into())
+        }));
+    }
+    mul(x, &sigmoid(mask)?)
+}
 
 /// `x · sigmoid(resize(coarse) + mix(reduced))`: the attention's gate, with `coarse` resized bilinearly to the size of `x`.
 ///

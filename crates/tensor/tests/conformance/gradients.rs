@@ -264,6 +264,25 @@ fn convolutions() {
 }
 
 #[test]
+fn residual_convolutions_and_gates() {
+    let same = ConvShape::same;
+    // Biases large enough that no sum is near the kink, but for the first layer's, which see both sides of it far away.
+    let x = input(&[2, 5, 6, 20], 1);
+    let weight = |o: usize, i: usize, k: usize, seed| (scaled_noise(o * i * k * k, seed, 0.1), vec![o, i, k, k]);
+    let bias = |o: usize| ((0..o).map(|c| if c % 3 == 1 { -9.0 } else { 7.0 }).collect::<Vec<f32>>(), vec![o]);
+    let inputs =
+        [x.clone(), weight(17, 20, 3, 2), bias(17), weight(16, 17, 1, 3), bias(16), weight(20, 16, 3, 4), bias(20)];
+    check("residual_convs", &inputs, |x| {
+        let layers =
+            [(&x[1], &x[2], same(20, 17, 3)), (&x[3], &x[4], same(17, 16, 1)), (&x[5], &x[6], same(16, 20, 3))];
+        ops::residual_convs(&x[0], &layers, 0.05)
+    });
+    for shape in [vec![2, 3, 4, 5], vec![1, 2, 3, 48]] {
+        check("sigmoid_gate", &[input(&shape, 1), input(&shape, 2)], |x| ops::sigmoid_gate(&x[0], &x[1]));
+    }
+}
+
+#[test]
 fn products() {
     for (rows, inputs, outputs) in [(&[1][..], 1, 1), (&[5], 7, 17), (&[2, 3], 48, 20)] {
         let x = [input(&[rows, &[inputs]].concat(), 1), input(&[outputs, inputs], 2), input(&[outputs], 3)];
