@@ -6,7 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use supple_tensor::{Cpu, Device, Isa, Random};
 use supple_train::parallel::{Place, Tcp};
-use supple_train::{BoxError, Error, Example, Examples, Metric, Observer, Options, Outcome, Precision, Progress, Recipe};
+use supple_train::{
+    BoxError, Error, Example, Examples, Metric, Observer, Options, Outcome, Precision, Progress, Recipe,
+};
 use supple_train::{Setup, read_metrics, train_with};
 use supple_weights::Weights;
 
@@ -169,7 +171,8 @@ fn a_gpu_trains_as_the_cpu_does() {
     let Some(gpu) = gpu() else { return };
     let contrastive = "loss = [{ kind = 'charbonnier' }, { kind = 'mse' }, { kind = 'contrastive', weight = 0.01 }]";
     let sgd = format!("optimizer = {{ kind = 'sgd', momentum = 0.9 }}\n{L1}");
-    let parts = format!("accumulate = 2\noptimizer = {{ kind = 'adam_w', weight_decay = 0.1, epsilon = 1e-3 }}\n{contrastive}");
+    let parts =
+        format!("accumulate = 2\noptimizer = {{ kind = 'adam_w', weight_decay = 0.1, epsilon = 1e-3 }}\n{contrastive}");
     for (network, more) in [("rlfn_tiny", &sgd), ("rlfn_tiny", &parts)] {
         let recipe = recipe(network, 12, more);
         let [on_cpu, on_gpu] = [(); 2].map(|()| tempfile::tempdir().unwrap());
