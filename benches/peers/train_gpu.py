@@ -59,7 +59,7 @@ class Rlfn(nn.Module):
         return F.pixel_shuffle(self.tail(self.after(self.body(head)) + head), self.scale)
 
 
-def median(step, seconds=4.0):
+def median(step, seconds=2.0):
     for _ in range(5):
         step()
     torch.cuda.synchronize()
@@ -96,26 +96,22 @@ def training(args, dtype, mode):
         torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
         optimizer.step()
         torch._foreach_lerp_(average, parameters, 1e-3)
-        return loss
 
     return step
 
 
 def captured(step):
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
+    # On the stream that all ran on before: the graph of gradients remembers it.
+    torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
         step()
     return graph.replay
 
 
 def peers(args, dtype):
     began, rows = time.monotonic(), []
+    torch.cuda.set_stream(torch.cuda.Stream())
     name = f"PyTorch {torch.__version__} {str(dtype)[6:]}"
     for mode in [None, "default", "reduce-overhead", "max-autotune-no-cudagraphs"]:
         label = "eager" if mode is None else f"compile {mode}"

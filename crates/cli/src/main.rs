@@ -8,7 +8,8 @@ mod size;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use commands::{
-    bench, classify, compare, completions, compress, doctor, download, eval, inspect, models, plot, train, upscale,
+    bench, classify, compare, completions, compress, doctor, download, eval, inspect, launch, models, plot, train,
+    upscale,
 };
 use report::Exit;
 use std::process::ExitCode;
@@ -38,6 +39,7 @@ enum Command {
     Classify(classify::Args),
     Compress(compress::Args),
     Train(train::Args),
+    Launch(launch::Args),
     Plot(plot::Args),
     Compare(compare::Args),
     Models(models::Args),
@@ -55,6 +57,7 @@ fn run(command: &Command) -> anyhow::Result<Exit> {
         Command::Classify(args) => classify::run(args),
         Command::Compress(args) => compress::run(args),
         Command::Train(args) => train::run(args),
+        Command::Launch(args) => launch::run(args),
         Command::Plot(args) => plot::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Models(args) => models::run(args),

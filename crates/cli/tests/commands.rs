@@ -30,6 +30,9 @@ fn every_command_has_help_with_examples() {
         "eval cnn",
         "bench sr",
         "bench cnn",
+        "bench train",
+        "train",
+        "launch",
         "completions",
     ] {
         let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
@@ -151,6 +154,19 @@ fn bench_reports_every_number() {
     assert!(expected.iter().all(|&(key, value)| json[key] == value), "{json:#}");
     assert!(["model", "precision", "isa"].iter().all(|&key| json[key].is_string()), "{json:#}");
     assert!(json["min_ms"].as_f64() <= json["median_ms"].as_f64());
+}
+
+#[test]
+fn the_speed_of_training_is_measured() {
+    let sandbox = Sandbox::new();
+    let small = ["bench", "train", "--network", "rlfn_tiny", "--batch", "2", "--patch", "32", "--steps", "5"];
+    let json = sandbox.run(&[&small[..], &["--device", "cpu", "--json"]].concat()).exits(0).json();
+    for key in ["median_ms", "min_ms", "steps_per_s", "examples_per_s", "loader_steps_per_s", "loss"] {
+        assert!(json[key].as_f64().unwrap() > 0.0, "{key} in {json:#}");
+    }
+    assert_eq!((&json["batch"], &json["graph"]), (&2.into(), &false.into()));
+    sandbox.run(&["bench", "train", "--network", "none", "--device", "cpu"]).exits(1).says("rlfn_s");
+    assert!(sandbox.files().is_empty(), "nothing is left");
 }
 
 #[test]

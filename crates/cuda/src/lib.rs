@@ -30,6 +30,7 @@ mod image;
 mod launch;
 pub mod matmul;
 mod memory;
+pub mod nccl;
 pub mod normalize;
 pub mod optimizer;
 pub mod patch_transformer;

@@ -19,6 +19,8 @@ mod dims;
 mod dtype;
 mod error;
 #[cfg(feature = "cuda")]
+pub mod group;
+#[cfg(feature = "cuda")]
 mod images;
 mod layout;
 #[cfg(feature = "cuda")]

@@ -11,6 +11,7 @@ pub mod download;
 pub mod eval;
 pub mod inputs;
 pub mod inspect;
+pub mod launch;
 pub mod models;
 pub mod plot;
 pub mod progress;

@@ -161,7 +161,10 @@ impl Display {
         let seconds = began.elapsed().as_secs_f64();
         let rate = (done - first) as f64 / seconds.max(1e-9);
         let mut line = if stages > 1 { format!("stage {stage}/{stages} ") } else { String::new() };
-        line += &format!("step {step}/{steps}  loss {loss:.5}");
+        line += &format!("step {step}/{steps}");
+        if loss.is_finite() {
+            line += &format!("  loss {loss:.5}");
+        }
         if done > first {
             let left = std::time::Duration::from_secs_f64(((total - done) as f64 / rate).min(1e9));
             line += &format!("  {rate:.2} it/s  {} left", clock(left));

@@ -2,13 +2,18 @@
 //!
 //! * [`Communicator`] – how processes add up, hand round and wait for each other;
 //! * [`Tcp`] – one over TCP, a ring, for processes on CPUs and for what GPUs leave to the host;
+//! * `Gpus` – the same where each process has a GPU: NVIDIA's NCCL adds up gradients, if it is installed;
 //! * [`Place`] – which process this is of how many, from the environment that a launcher sets.
 
 mod environment;
+#[cfg(feature = "cuda")]
+mod gpus;
 mod tcp;
 
 use crate::Error;
 pub use environment::Place;
+#[cfg(feature = "cuda")]
+pub use gpus::Gpus;
 use supple_models::Parameters;
 use supple_tensor::{Gradients, Tensor};
 pub use tcp::Tcp;

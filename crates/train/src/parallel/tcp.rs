@@ -302,7 +302,7 @@ fn report(place: &Place, port: u16, deadline: Instant) -> Result<SocketAddr, Err
     let unknown = |detail: String| Error::Environment(format!("host {:?} of process 0: {detail}", place.host));
     let mut addresses = (place.host.as_str(), place.port).to_socket_addrs().map_err(|e| unknown(e.to_string()))?;
     let address = addresses.find(SocketAddr::is_ipv4).ok_or_else(|| unknown("has no address".into()))?;
-    let mut talk = || {
+    let talk = || {
         let mut stream = connect(address, deadline)?;
         let numbers = [place.rank, place.size, usize::from(port)].map(|number| (number as u64).to_le_bytes());
         stream.write_all(&[&MAGIC[..], &numbers.concat()].concat())?;

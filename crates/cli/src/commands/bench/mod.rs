@@ -1,7 +1,8 @@
-//! `supple bench`: how fast models run on this machine.
+//! `supple bench`: how fast models run, and are trained, on this machine.
 
 mod cnn;
 mod sr;
+mod train;
 
 use crate::report::Exit;
 
@@ -16,6 +17,7 @@ pub struct Args {
 enum Task {
     Sr(sr::Args),
     Cnn(cnn::Args),
+    Train(train::Args),
 }
 
 /// Runs the command.
@@ -23,6 +25,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     match &args.task {
         Task::Sr(args) => sr::run(args),
         Task::Cnn(args) => cnn::run(args),
+        Task::Train(args) => train::run(args),
     }
 }
 
