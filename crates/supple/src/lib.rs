@@ -35,6 +35,8 @@ pub mod models;
 pub mod picture;
 pub mod resample;
 pub mod scale_plan;
+#[cfg(feature = "text")]
+pub mod text;
 #[cfg(feature = "files")]
 pub mod train;
 pub mod upscaler;
