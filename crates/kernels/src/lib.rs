@@ -19,6 +19,7 @@ pub mod cpu;
 pub mod elementwise;
 pub mod gemm;
 pub mod isa;
+pub mod low_bit;
 pub mod math;
 pub mod matmul;
 pub mod normalize;
