@@ -24,7 +24,7 @@ pub(crate) fn detect(file: &str, bytes: &[u8]) -> Result<Format, Error> {
         return Err(Error::UnsupportedFormat {
             file: file(),
             found: "GGUF",
-            hint: "not supported yet; use the safetensors version of the model",
+            hint: "it holds a language model in packed blocks, which only commands for language models read",
         });
     }
     if tflite::recognises(bytes) {

@@ -182,7 +182,41 @@ pub enum Error {
         found: u64,
     },
 
-    /// [`save_safetensors`](crate::save_safetensors) was given a tensor that the format cannot hold.
+    /// A GGUF file lacks a value that is needed.
+    #[error("{file}: no metadata {key:?}")]
+    MissingMetadata {
+        /// The file.
+        file: String,
+        /// The key asked for.
+        key: String,
+    },
+
+    /// A GGUF file has a value of another type, or out of range.
+    #[error("{file}: metadata {key:?}: wanted {wanted}, found {found}")]
+    WrongMetadata {
+        /// The file.
+        file: String,
+        /// The key asked for.
+        key: String,
+        /// What the value has to be.
+        wanted: &'static str,
+        /// What it is.
+        found: String,
+    },
+
+    /// A tensor of a GGUF file is stored in blocks that this version knows nothing of.
+    #[error("{file}: tensor {tensor:?} is stored in blocks of type {found}, which is not known")]
+    UnknownBlockType {
+        /// The file.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// The type's number in the file.
+        found: u32,
+    },
+
+    /// [`save_safetensors`](crate::save_safetensors) or [`gguf::save`](crate::gguf::save) was given what the format
+    /// cannot hold.
     #[error("{file}: tensor {tensor:?} cannot be written: {reason}")]
     Unwritable {
         /// The file.

@@ -7,7 +7,8 @@
 //! * [`DType`] is how an element is stored in the file; in memory it is always `f32`.
 //! * [`Error`] says which file, which tensor, what was wanted and what was found.
 //!
-//! [`save_safetensors`] writes the format that we publish in; [`tflite`] reads networks that come as a list of operators.
+//! [`save_safetensors`] writes the format that we publish in; [`gguf`] holds language models in packed blocks;
+//! [`tflite`] reads networks that come as a list of operators.
 //!
 //! ```
 //! use std::collections::BTreeMap;
@@ -37,6 +38,7 @@ mod bytes;
 mod detect;
 mod dtype;
 mod error;
+pub mod gguf;
 mod nearest;
 #[cfg(feature = "pytorch")]
 mod pytorch;

@@ -145,14 +145,14 @@ fn write_values(output: &mut impl Write, dtype: DType, values: &[f32]) -> io::Re
 }
 
 /// A file under its temporary name, removed when dropped unless it was renamed.
-struct Partial {
+pub(crate) struct Partial {
     path: PathBuf,
     renamed: bool,
 }
 
 impl Partial {
     /// Creates `.NAME.PROCESS-COUNT.part` beside `path`; never opens a file that exists.
-    fn create(path: &Path) -> io::Result<(Self, File)> {
+    pub(crate) fn create(path: &Path) -> io::Result<(Self, File)> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not a file name"))?;
         let mut temporary = std::ffi::OsString::from(".");
@@ -163,7 +163,7 @@ impl Partial {
         Ok((Self { path, renamed: false }, file))
     }
 
-    fn rename_to(mut self, path: &Path) -> io::Result<()> {
+    pub(crate) fn rename_to(mut self, path: &Path) -> io::Result<()> {
         fs::rename(&self.path, path)?;
         self.renamed = true;
         // The rename itself lasts only once its folder is synchronised; where a folder cannot be opened, so be it.

@@ -19,7 +19,7 @@ const WANTED: &[(&str, &str, &str)] = &[
     ("git_lfs_pointer.safetensors", "UnknownFormat", "Git LFS"),
     ("png_image.pth", "UnknownFormat", "a PNG image"),
     ("noise.bin", "UnknownFormat", "unknown binary data"),
-    ("gguf.gguf", "UnsupportedFormat", "not supported yet"),
+    ("gguf.gguf", "UnsupportedFormat", "language model"),
     ("bare_pickle_os_system.pth", "UnsupportedFormat", "a pickle that PyTorch did not write"),
     ("zip_without_pickle.pth", "UnknownFormat", "without data.pkl"),
     // safetensors

@@ -75,8 +75,7 @@ impl Activations {
         });
     }
 
-    /// Access to columns from several threads.
-    pub fn parts(&mut self) -> Parts {
+    pub(crate) fn parts(&mut self) -> Parts {
         Parts {
             k: self.k,
             columns: self.columns,
@@ -88,10 +87,9 @@ impl Activations {
     }
 }
 
-/// Columns of [`Activations`] that tasks of a parallel region fill, each its own. Valid while the activations are neither
-/// resized nor dropped.
+/// Columns of [`Activations`] that tasks of a parallel region fill, each its own.
 #[derive(Clone, Copy, Debug)]
-pub struct Parts {
+pub(crate) struct Parts {
     k: usize,
     columns: usize,
     quants: *mut i8,
@@ -110,10 +108,7 @@ impl Parts {
     ///
     /// # Safety
     /// The activations are alive and were not resized since, and no one else uses the column meanwhile.
-    ///
-    /// # Panics
-    /// If there is no such column, or `x` is not `k` long.
-    pub unsafe fn quantise(&self, isa: Isa, column: usize, x: &[f32]) {
+    pub(crate) unsafe fn quantise(&self, isa: Isa, column: usize, x: &[f32]) {
         assert!(column < self.columns && x.len() == self.k, "column {column} of {}", self.columns);
         // SAFETY: the caller's promise; a column's parts lie within the buffers.
         unsafe {

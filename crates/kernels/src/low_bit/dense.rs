@@ -4,7 +4,7 @@
 //! is made in the order of `k`, whatever the tile.
 
 use super::formats::{Format, dequantise, f32_to_f16};
-use super::vector::{Kernel, Quads, dispatch, shape};
+use super::vector::{Brain, Half, Kernel, Quads, Single, Stored, dispatch, shape};
 use crate::pool::SendPtr;
 use crate::simd::{Simd, bf16_bits};
 use crate::sparse_conv_i8::Level;
@@ -190,41 +190,6 @@ impl Kernel for Part<'_> {
                 _ => self.all::<V, Single>(),
             }
         }
-    }
-}
-
-/// A type of stored floats.
-trait Stored {
-    const BYTES: usize;
-    unsafe fn load<V: Quads>(from: *const u8) -> V::Floats;
-}
-
-struct Single;
-struct Half;
-struct Brain;
-
-impl Stored for Single {
-    const BYTES: usize = 4;
-    #[inline(always)]
-    unsafe fn load<V: Quads>(from: *const u8) -> V::Floats {
-        // SAFETY: the caller's promise.
-        unsafe { V::Floats::load(from.cast()) }
-    }
-}
-impl Stored for Half {
-    const BYTES: usize = 2;
-    #[inline(always)]
-    unsafe fn load<V: Quads>(from: *const u8) -> V::Floats {
-        // SAFETY: the caller's promise.
-        unsafe { V::halves(from.cast()) }
-    }
-}
-impl Stored for Brain {
-    const BYTES: usize = 2;
-    #[inline(always)]
-    unsafe fn load<V: Quads>(from: *const u8) -> V::Floats {
-        // SAFETY: the caller's promise.
-        unsafe { V::brains(from.cast()) }
     }
 }
 

@@ -10,11 +10,13 @@
 //! order of `k`, one fused multiply-add a sub-block (and one for its minimum), whatever the number of columns: a column's
 //! result does not depend on its neighbours, nor on threads.
 //!
-//! [`DenseMatrix`] is the same for `F32`, `F16` and `BF16`, with floats for activations.
+//! [`DenseMatrix`] is the same for `F32`, `F16` and `BF16`, with floats for activations. [`iq`] reads the rest of GGUF's formats.
 
 mod activations;
 mod dense;
 mod formats;
+pub mod iq;
+mod iq_grids;
 mod layout;
 mod matrix;
 mod product;
@@ -28,3 +30,4 @@ pub use dense::{DenseJob, DenseMatrix, multiply_dense};
 pub use formats::{Block, Format, IQ4_VALUES, dequantise, f16_to_f32, f32_to_f16};
 pub use matrix::Matrix;
 pub use product::{Job, MAX_JOBS, Scratch, multiply};
+pub(crate) use vector::{Half, Kernel, Quads, Single, Stored, dispatch};

@@ -133,16 +133,4 @@ impl<const DOT: bool> Quads for I8x16<DOT> {
             (Self::floats(vcvtq_f32_u32(low)), Self::floats(vcvtq_f32_u32(vshrq_n_u32::<4>(wide))))
         }
     }
-    #[inline(always)]
-    unsafe fn store_halves(floats: F32x4, to: *mut u16) {
-        // SAFETY: room for four floats here, and for four halves there by the trait's contract.
-        unsafe {
-            let mut values = [0.0f32; 4];
-            floats.store(values.as_mut_ptr());
-            let floats = vld1q_f32(values.as_ptr());
-            let halves: uint16x4_t;
-            asm!("fcvtn {0:v}.4h, {1:v}.4s", out(vreg) halves, in(vreg) floats, options(pure, nomem, nostack, preserves_flags));
-            vst1_u16(to, halves);
-        }
-    }
 }

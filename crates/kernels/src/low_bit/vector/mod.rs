@@ -66,8 +66,6 @@ pub(crate) trait Quads: Copy {
     unsafe fn signed(from: *const u8) -> Self::Floats;
     /// The low nibbles of `LANES` bytes, and the high ones.
     unsafe fn nibbles(from: *const u8) -> (Self::Floats, Self::Floats);
-    /// Stores half-precision floats.
-    unsafe fn store_halves(floats: Self::Floats, to: *mut u16);
 }
 
 /// A computation that can be compiled for any level.
@@ -122,3 +120,40 @@ pub(crate) fn shape(level: Level) -> (usize, bool) {
 
 /// The most lanes of any level.
 pub(crate) const MAX_LANES: usize = 16;
+
+/// A type of stored floats, by its size and how `LANES` of them are read.
+pub(crate) trait Stored {
+    const BYTES: usize;
+    /// # Safety
+    /// `LANES` stored floats must be there.
+    unsafe fn load<V: Quads>(from: *const u8) -> V::Floats;
+}
+
+pub(crate) struct Single;
+pub(crate) struct Half;
+pub(crate) struct Brain;
+
+impl Stored for Single {
+    const BYTES: usize = 4;
+    #[inline(always)]
+    unsafe fn load<V: Quads>(from: *const u8) -> V::Floats {
+        // SAFETY: the caller's promise.
+        unsafe { V::Floats::load(from.cast()) }
+    }
+}
+impl Stored for Half {
+    const BYTES: usize = 2;
+    #[inline(always)]
+    unsafe fn load<V: Quads>(from: *const u8) -> V::Floats {
+        // SAFETY: the caller's promise.
+        unsafe { V::halves(from.cast()) }
+    }
+}
+impl Stored for Brain {
+    const BYTES: usize = 2;
+    #[inline(always)]
+    unsafe fn load<V: Quads>(from: *const u8) -> V::Floats {
+        // SAFETY: the caller's promise.
+        unsafe { V::brains(from.cast()) }
+    }
+}

@@ -1,7 +1,7 @@
 //! Four rows in plain Rust: the reference, and the path for CPUs that have none of the others.
 
 use super::Quads;
-use crate::low_bit::formats::{f16_to_f32, f32_to_f16};
+use crate::low_bit::formats::f16_to_f32;
 use crate::simd::{self, Simd};
 
 /// Four quads, without special instructions.
@@ -113,14 +113,5 @@ impl Quads for Portable {
         // SAFETY: as above.
         let byte = |i| unsafe { *from.add(i) };
         (Self::floats(|i| f32::from(byte(i) & 15)), Self::floats(|i| f32::from(byte(i) >> 4)))
-    }
-    #[inline(always)]
-    unsafe fn store_halves(floats: simd::Portable, to: *mut u16) {
-        let mut values = [0.0f32; 4];
-        // SAFETY: room for four floats here, and for four halves there by the trait's contract.
-        unsafe {
-            floats.store(values.as_mut_ptr());
-            to.cast::<[u16; 4]>().write_unaligned(values.map(f32_to_f16));
-        }
     }
 }

@@ -143,11 +143,6 @@ impl<const VNNI: bool> Quads for Ymm<VNNI> {
             (F32x8::from(_mm256_cvtepi32_ps(low)), F32x8::from(_mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(wide))))
         }
     }
-    #[inline(always)]
-    unsafe fn store_halves(floats: F32x8, to: *mut u16) {
-        // SAFETY: room for eight halves, by the trait's contract.
-        unsafe { _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(floats.into())) }
-    }
 }
 
 impl<const VNNI: bool> Quads for Zmm<VNNI> {
@@ -244,14 +239,6 @@ impl<const VNNI: bool> Quads for Zmm<VNNI> {
             let wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()));
             let low = _mm512_and_si512(wide, _mm512_set1_epi32(15));
             (F32x16::from(_mm512_cvtepi32_ps(low)), F32x16::from(_mm512_cvtepi32_ps(_mm512_srli_epi32::<4>(wide))))
-        }
-    }
-    #[inline(always)]
-    unsafe fn store_halves(floats: F32x16, to: *mut u16) {
-        // SAFETY: room for 16 halves, by the trait's contract.
-        unsafe {
-            let halves = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(floats.into());
-            _mm256_storeu_si256(to.cast(), halves);
         }
     }
 }
