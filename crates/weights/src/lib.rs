@@ -7,7 +7,8 @@
 //! * [`DType`] is how an element is stored in the file; in memory it is always `f32`.
 //! * [`Error`] says which file, which tensor, what was wanted and what was found.
 //!
-//! [`save_safetensors`] writes the format that we publish in; [`gguf`] holds language models in packed blocks;
+//! [`save_safetensors`] writes the format that we publish in; [`checkpoint`] finds the weights of a language model in whatever they came;
+//! [`gguf`] holds them in packed blocks;
 //! [`tflite`] reads networks that come as a list of operators.
 //!
 //! ```
@@ -35,6 +36,7 @@
 //! we know of, and `fuzz/` looks for more.
 
 mod bytes;
+pub mod checkpoint;
 mod detect;
 mod dtype;
 mod error;
