@@ -248,7 +248,7 @@ fn iq1_m(block: &[u8], values: &mut [f32]) {
 fn ternary(byte: u8, place: usize) -> f32 {
     const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
     let fraction = byte.wrapping_mul(POWERS[place]);
-    f32::from(u16::from(fraction) * 3 >> 8) - 1.0
+    f32::from((u16::from(fraction) * 3) >> 8) - 1.0
 }
 
 fn tq1_0(block: &[u8], values: &mut [f32]) {

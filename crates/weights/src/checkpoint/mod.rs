@@ -240,11 +240,11 @@ impl Checkpoint {
                 let bytes = Cow::Borrowed(bytes.as_ref().get(range.clone()).unwrap_or_default());
                 Ok(Stored::Blocks { shape: shape.clone(), block_type: BlockType::F32, bytes })
             }
-            Container::Folder(shards, scheme) => self.from_folder(name, stored, shards, scheme.as_ref()),
+            Container::Folder(shards, scheme) => self.in_folder(name, stored, shards, scheme.as_ref()),
         }
     }
 
-    fn from_folder<'a>(
+    fn in_folder<'a>(
         &'a self,
         name: &str,
         stored: &str,
