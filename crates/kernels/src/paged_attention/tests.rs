@@ -29,7 +29,8 @@ fn every_shape_equals_the_reference() {
                     let (len, count) = (77, 9);
                     let (layer, pages) = filled(heads, format, len, 3);
                     let width = heads.heads * head_dim;
-                    let q = noise((count + 1) * width, 7);
+                    let scale = 1.0 / (head_dim as f32).sqrt();
+                    let q: Vec<f32> = noise((count + 1) * width, 7).iter().map(|q| 3.0 * scale * q).collect();
                     let span = Span { first_page: 0, start: len - count, count, row: 1 };
                     let mut out = vec![f32::NAN; (count + 1) * width];
                     attend(&cpu, &layer, masking, &pages, &[span], &q, &mut out);

@@ -57,7 +57,7 @@ impl Cache {
             if old >= limit {
                 return Err(Error::CacheFull { positions: limit * PAGE });
             }
-            let new = (old * 2).clamp(8, limit);
+            let new = (old * 2).max(8).min(limit);
             self.layers.iter_mut().for_each(|layer| layer.grow(new));
             self.holders.resize(new, 0);
             self.free.extend((old as u32..new as u32).rev());

@@ -77,9 +77,8 @@ pub struct Config {
 }
 
 /// Families that are known here.
-pub const FAMILIES: [&str; 11] = [
-    "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gemma3", "phi3", "olmo2", "smollm", "mistral3",
-];
+pub const FAMILIES: [&str; 11] =
+    ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gemma3", "phi3", "olmo2", "smollm", "mistral3"];
 
 /// A value of a `config.json`, with the errors that it takes.
 struct Reader<'a> {
@@ -98,10 +97,13 @@ impl<'a> Reader<'a> {
 
     fn size(&self, key: &str) -> Result<Option<usize>, Error> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        let number = value.as_u64().or_else(|| value.as_f64().filter(|v| v.fract() == 0.0 && *v >= 0.0).map(|v| v as u64));
+        let number =
+            value.as_u64().or_else(|| value.as_f64().filter(|v| v.fract() == 0.0 && *v >= 0.0).map(|v| v as u64));
         match number {
             Some(number) if number <= 1 << 31 => Ok(Some(number as usize)),
-            _ if value.is_array() => Err(self.bad(format!("{key} differs from layer to layer, which is not supported"))),
+            _ if value.is_array() => {
+                Err(self.bad(format!("{key} differs from layer to layer, which is not supported")))
+            }
             _ => Err(self.bad(format!("{key} is {value}, not a whole number below 2^31"))),
         }
     }
@@ -162,7 +164,8 @@ impl Config {
         };
         let sound = kv_heads > 0 && head_count.is_multiple_of(kv_heads) && (2..=MAX_HEAD).contains(&head_dim);
         if !sound || head_dim % 2 != 0 || layers > 4096 || head_count > 4096 || hidden > 1 << 20 {
-            let found = format!("{layers} layers of {hidden}, {head_count} heads on {kv_heads}, of {head_dim} elements");
+            let found =
+                format!("{layers} layers of {hidden}, {head_count} heads on {kv_heads}, of {head_dim} elements");
             return Err(read.bad(format!("cannot run {found}; heads have an even number of elements up to {MAX_HEAD}")));
         }
         let heads = Heads { heads: head_count, kv_heads, head_dim };

@@ -62,6 +62,11 @@ impl Workspace {
     pub fn new() -> Workspace {
         Workspace::default()
     }
+
+    /// The logits of the last pass.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
 }
 
 impl Llama {
@@ -165,8 +170,7 @@ impl Llama {
         apply(cpu, &work.normed, &mut work.scratch, [&layer.q, &layer.k, &layer.v], outputs);
         self.place(index, layer, cache, work, tokens);
 
-        let masking =
-            Masking { window: config.window.filter(|_| config.local[index]), soft_cap: config.attention_cap };
+        let masking = Masking { window: config.window.filter(|_| config.local[index]), soft_cap: config.attention_cap };
         work.attended.floats.resize(tokens * q_width, 0.0);
         attend(cpu, &cache.layers[index], masking, &work.table, &work.spans, &work.q, &mut work.attended.floats);
         self.quantise(&mut work.attended, tokens, q_width, [&layer.o]);
@@ -220,7 +224,14 @@ impl Llama {
     }
 
     /// `columns = norm(x)`, or `x` where there is no such norm, in the forms that `layers` take.
-    fn norm<const N: usize>(&self, weight: &[f32], x: &[f32], columns: &mut Columns, tokens: usize, layers: [&Linear; N]) {
+    fn norm<const N: usize>(
+        &self,
+        weight: &[f32],
+        x: &[f32],
+        columns: &mut Columns,
+        tokens: usize,
+        layers: [&Linear; N],
+    ) {
         let hidden = self.config.hidden;
         columns.floats.resize(tokens * hidden, 0.0);
         let integers = layers.iter().any(|layer| layer.takes_integers());

@@ -21,8 +21,6 @@ mod forward;
 mod linear;
 mod load;
 mod rope;
-#[cfg(test)]
-mod tests;
 
 pub use batch::{Batch, Finished, Ticket};
 pub use cache::{Cache, Sequence};
