@@ -99,4 +99,41 @@ pub enum Error {
         /// Name of the parameter.
         name: String,
     },
+    /// A decoder's configuration that makes no sense, or that is not supported.
+    #[error("{file}: {problem}")]
+    BadConfig {
+        /// File or folder.
+        file: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A tensor of a decoder that has another shape, or a type that cannot stand there.
+    #[error("{file}: tensor {tensor:?} is {found}, wanted {wanted}")]
+    BadTensor {
+        /// File or folder.
+        file: String,
+        /// Name of the tensor.
+        tensor: String,
+        /// Shape or type that was wanted.
+        wanted: String,
+        /// Shape or type that is there.
+        found: String,
+    },
+    /// A token that is not in the vocabulary.
+    #[error("token {token} is not in the vocabulary of {vocabulary}")]
+    BadToken {
+        /// The token.
+        token: u32,
+        /// Number of tokens that there are.
+        vocabulary: usize,
+    },
+    /// A pass without tokens.
+    #[error("there are no tokens to take in")]
+    NoTokens,
+    /// No room for more keys and values.
+    #[error("the cache holds {positions} positions, and all are taken")]
+    CacheFull {
+        /// Positions that it holds.
+        positions: usize,
+    },
 }

@@ -4,6 +4,7 @@ pub mod convnet;
 #[cfg(feature = "ditn")]
 pub mod ditn;
 pub mod efficientnet_lite;
+pub mod llama;
 pub mod mobilenet;
 pub mod rlfn;
 pub mod super_resolution;

@@ -117,6 +117,25 @@ pub enum Error {
         /// Size of the second.
         b: String,
     },
+    /// A weight file, or metadata in one.
+    #[error(transparent)]
+    Weights(#[from] supple_weights::Error),
+    /// A vocabulary that cannot be used.
+    #[error("{name}: tokeniser: {reason}")]
+    Tokenizer {
+        /// File that holds it.
+        name: String,
+        /// What stands against it.
+        reason: String,
+    },
+    /// A chat template that cannot be used, or not for these messages.
+    #[error("{name}: chat template: {reason}")]
+    Template {
+        /// File that holds it.
+        name: String,
+        /// What stands against it.
+        reason: String,
+    },
     /// The network or its weights.
     #[error(transparent)]
     Network(#[from] supple_models::Error),

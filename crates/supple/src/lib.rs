@@ -37,6 +37,8 @@ pub mod models;
 pub mod picture;
 pub mod resample;
 pub mod scale_plan;
+#[cfg(feature = "text")]
+pub mod text;
 #[cfg(feature = "files")]
 pub mod train;
 pub mod upscaler;

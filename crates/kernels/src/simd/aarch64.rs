@@ -7,6 +7,13 @@ use std::arch::aarch64::*;
 #[derive(Clone, Copy, Debug)]
 pub struct F32x4(float32x4_t);
 
+impl From<float32x4_t> for F32x4 {
+    #[inline(always)]
+    fn from(register: float32x4_t) -> Self {
+        F32x4(register)
+    }
+}
+
 /// `2^23 + 2^22 + 127`. Added to a small integer, it leaves that integer's biased exponent in the lowest bits.
 const EXPONENT: f32 = 12_583_039.0;
 

@@ -15,6 +15,28 @@ pub struct F32x8(__m256);
 #[derive(Clone, Copy, Debug)]
 pub struct Zmm<const BF16: bool>(__m512);
 
+/// To and from the register, for kernels that mix them with vectors of integers.
+macro_rules! registers {
+    ($($vector:ty: $register:ty;)*) => {$(
+        impl From<$register> for $vector {
+            #[inline(always)]
+            fn from(register: $register) -> Self {
+                Self(register)
+            }
+        }
+        impl From<$vector> for $register {
+            #[inline(always)]
+            fn from(vector: $vector) -> Self {
+                vector.0
+            }
+        }
+    )*};
+}
+registers! {
+    F32x8: __m256;
+    F32x16: __m512;
+}
+
 /// AVX-512 without bf16 instructions.
 pub type F32x16 = Zmm<false>;
 /// AVX-512 with them.

@@ -1,0 +1,3 @@
+//! Language models: from text to tokens and back.
+
+pub mod tokenizer;
