@@ -87,7 +87,7 @@ fn main() -> Result<(), Error> {
             Ok(y.detach())
         };
         let size = [side; 2];
-        let kinds: Vec<(&str, Box<dyn Fn() -> Result<Tensor, supple_tensor::Error> + '_>)> = vec![
+        let kinds: Vec<(&str, Box<Work<'_>>)> = vec![
             ("conv 3x3 48-48", Box::new(|| ops::conv2d(&wide, &w3, Some(&bias), three, leaky))),
             ("conv 3x3 48-48 of the input", Box::new(|| conv2d_backward_input(&grad, &w3, &three, size))),
             ("conv 3x3 48-48 of the weight", Box::new(|| backward(&grad, &wide, &three))),
@@ -145,6 +145,10 @@ fn main() -> Result<(), Error> {
     }
     Ok(())
 }
+
+/// An operator on operands of its own.
+#[cfg(feature = "cuda")]
+type Work<'a> = dyn Fn() -> Result<supple_tensor::Tensor, supple_tensor::Error> + 'a;
 
 /// Values that a device has at once, so that they may be made while work is recorded.
 #[cfg(feature = "cuda")]
