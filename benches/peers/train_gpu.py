@@ -170,7 +170,7 @@ def main():
         print(f"{name:60} {ms:10.3f} {1e3 / ms:8.1f}")
     best = [min((ms for name, ms in rows if name.startswith(who)), default=None) for who in ("PyTorch", "Supple")]
     if all(best):
-        print(f"Supple is {best[0] / best[1]:.2f} times as fast as PyTorch's best mode")
+        print(f"Supple is {best[0] / best[1]:.2f} times as fast as the best of PyTorch's modes above")
 
 
 main()
