@@ -7,46 +7,15 @@
 // * `conv_tile` (f16, bf16): 3x3, stride 1, padding 1, at most 64 channels in and 64 out at a time. A block takes 8 x 32
 //   pixels; the input with its border and all weights lie in shared memory; tensor cores read windows of it in place.
 //   Up to two 1x1 convolutions may follow in registers: an accumulator of two tiles is an operand of the next product.
-// * `conv_point` (f16, bf16): 1x1 of at most 128 channels in; as above with the pixels alone in shared memory.
+// * `conv_point` (f16, bf16; in conv_point.cu): 1x1 of at most 128 channels in; as above with the pixels alone in shared memory.
 // * `conv_gather` (f16, bf16): any dense convolution as a matrix product, whose left operand is gathered while it is loaded.
 // * `conv_direct` (any type): one thread an output; depthwise and grouped convolutions, and f32.
 //
 // Weights of the first three are packed by `pack_weights` in the order in which lanes want them:
 // [slice][pair of 8-column tiles][lane][b0, b1 of the first tile, b0, b1 of the second], a slice being 16 channels of a tap.
-#include "mma.cuh"
-
-struct Conv {
-  int n, height, width;        // input
-  int out_height, out_width;
-  int in_channels, out_channels;
-  int kernel[2], stride[2], padding[2], dilation[2];
-  int groups;
-  int64_t x_stride, y_stride, residual_stride; // elements from pixel to pixel
-  float slope; // leaky ReLU; 1 for none, 0 for ReLU
-  // Pixel shuffle by this factor as the result is stored, if over 1: channel (r * f + q) * c + i goes to sub-row r, sub-column
-  // q, channel i, and y_stride is that of the large picture.
-  int shuffle;
-  int y_is_f32;
-  // The residual is not added, but tells by its sign where the result is multiplied by `slope`: see `finish`.
-  int masked;
-};
-
-__device__ inline float leaky(float slope, float x) { return x > 0.0f ? x : slope * x; }
-
-// The result from a sum and a residual. A mask is the output of a leaky ReLU, and the result the gradient of its input.
-__device__ inline float finish(const Conv &p, float x, float residual) {
-  return p.masked ? (residual > 0.0f ? x : p.slope * x) : leaky(p.slope, x) + residual;
-}
+#include "conv.cuh"
 
 // ---------------------------------------------------------------------------------------------------------------- packing
-
-// The channel that column `n` of tile `tile` of 8 stands for, of `tiles` in all, where tiles are permuted: so lane q of four, which
-// holds columns 2q and 2q + 1 of each tile, holds 8 adjacent channels of four tiles, or 4 of the last two.
-__host__ __device__ inline int permuted(int tile, int n, int tiles) {
-  const int group = tile / 4;
-  if (group * 4 + 4 <= tiles) return group * 32 + n / 2 * 8 + tile % 4 * 2 + n % 2;
-  return group * 32 + n / 2 * 4 + tile % 2 * 2 + n % 2;
-}
 
 // The weight of channels out `o` and in `c` in w[out][in][taps]; or, if `reversed` is not 0, of the convolution that takes a
 // gradient back: inputs and outputs of each group exchanged, taps reversed. `reversed` is its number of outputs a group.
@@ -151,18 +120,6 @@ __device__ void to_operands(uint32_t (&a)[NT / 2][4], const float (&sum)[NT][4])
   }
 }
 
-// The bias of permuted tiles, as sums to start from.
-template <int NT> __device__ void start(float (&sum)[NT][4], const float *bias, int channels) {
-  const int q = threadIdx.x % 4;
-#pragma unroll
-  for (int j = 0; j < NT; j++)
-#pragma unroll
-    for (int e = 0; e < 2; e++) {
-      const int o = permuted(j, 2 * q + e, NT);
-      sum[j][e] = sum[j][2 + e] = o < channels ? __ldg(bias + o) : 0.0f;
-    }
-}
-
 // sum = a * w + bias for 16 * K channels in, 8 * N out.
 template <class T, int K, int N>
 __device__ void pointwise(float (&sum)[N][4], const uint32_t (&a)[K][4], const uint4 *w, const float *bias, int channels) {
@@ -176,35 +133,6 @@ __device__ void pointwise(float (&sum)[N][4], const uint32_t (&a)[K][4], const u
       mma(T(), sum[2 * j], a[k], b.x, b.y);
       mma(T(), sum[2 * j + 1], a[k], b.z, b.w);
     }
-}
-
-// Calls f(first channel, eight or four values) for the adjacent channels that a lane holds of pixel `half` of permuted tiles.
-template <int NT, class F> __device__ void for_runs(float (&sum)[NT][4], int half, F f) {
-  const int q = threadIdx.x % 4;
-#pragma unroll
-  for (int g = 0; g < NT / 4; g++) {
-    float v[8];
-#pragma unroll
-    for (int i = 0; i < 8; i++) v[i] = sum[4 * g + i / 2][2 * half + i % 2];
-    f(g * 32 + q * 8, v);
-#pragma unroll
-    for (int i = 0; i < 8; i++) sum[4 * g + i / 2][2 * half + i % 2] = v[i];
-  }
-  if constexpr (NT % 4 != 0) {
-    float v[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) v[i] = sum[NT - 2 + i / 2][2 * half + i % 2];
-    f(NT / 4 * 32 + q * 4, v);
-#pragma unroll
-    for (int i = 0; i < 4; i++) sum[NT - 2 + i / 2][2 * half + i % 2] = v[i];
-  }
-}
-
-template <class T, int N> __device__ void store_run(T *to, const float (&v)[N]) {
-  Pack<uint32_t, N / 2> packed;
-#pragma unroll
-  for (int i = 0; i < N / 2; i++) packed.v[i] = pack2(T(), v[2 * i], v[2 * i + 1]);
-  *reinterpret_cast<Pack<uint32_t, N / 2> *>(to) = packed;
 }
 
 // NT tiles of 8 output channels, permuted; CHUNKS chunks of 16 input channels, or as many as there are if 0. blockIdx.z counts
@@ -354,97 +282,6 @@ TILE_KERNEL(bf16, 4, 4, 0)
 TILE_KERNEL(bf16, 6, 6, 0)
 TILE_KERNEL(bf16, 8, 8, 0)
 TILE_KERNEL(bf16, 48, 6, 3)
-
-// ----------------------------------------------------------------------------------------------------------------- points
-
-// 1x1, stride 1, without padding (f16, bf16): 256 pixels and NT tiles of 8 output channels a block, permuted; CHUNKS chunks of 16
-// input channels, or as many as there are if 0. blockIdx.y counts groups of NT tiles, of `pairs` pairs in all. Bound by memory:
-// pixels of results and residuals lie at multiples of 16 channels, and what is between channels and their padding is
-// written and read as well.
-constexpr int POINTS = 256;
-
-template <class T, int NT, int CHUNKS>
-__device__ void conv_point(const Conv &p, int pairs, const T *x, const uint4 *w, const float *bias, const T *residual,
-                           T *y) {
-  extern __shared__ uint4 memory[];
-  const int chunks = CHUNKS > 0 ? CHUNKS : (p.in_channels + 15) / 16, pitch = chunks * 16 + 8, eighths = chunks * 2;
-  T *tile = reinterpret_cast<T *>(memory);
-  const int64_t pixels = int64_t(p.n) * p.height * p.width, first = int64_t(blockIdx.x) * POINTS;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  for (int i = threadIdx.x; i < POINTS * eighths; i += POINTS) {
-    const int part = i % eighths, pixel = i / eighths;
-    const int bytes = first + pixel < pixels ? 2 * min(max(p.in_channels - part * 8, 0), 8) : 0;
-    copy_async(shared_address(tile + pixel * pitch + part * 8), bytes ? x + (first + pixel) * p.x_stride + part * 8 : x,
-               bytes);
-  }
-  commit();
-  const int o0 = blockIdx.y * NT * 8;
-  const uint4 *weights = w + blockIdx.y * (NT / 2) * 32 + lane;
-  float sum[2][NT][4];
-  start<NT>(sum[0], bias + o0, p.out_channels - o0);
-#pragma unroll
-  for (int j = 0; j < NT; j++)
-#pragma unroll
-    for (int e = 0; e < 4; e++) sum[1][j][e] = sum[0][j][e];
-  wait_for<0>();
-  __syncthreads();
-  const uint32_t base = shared_address(tile + (warp * 32 + lane % 16) * pitch + lane / 16 * 8);
-#pragma unroll
-  for (int c = 0; c < chunks; c++) {
-    uint32_t a[2][4];
-    load_matrices(a[0], base + c * 32);
-    load_matrices(a[1], base + c * 32 + 16 * pitch * 2);
-#pragma unroll
-    for (int j = 0; j < NT / 2; j++) {
-      const uint4 v = __ldg(weights + (c * pairs + j) * 32);
-      mma(T(), sum[0][2 * j], a[0], v.x, v.y);
-      mma(T(), sum[1][2 * j], a[1], v.x, v.y);
-      mma(T(), sum[0][2 * j + 1], a[0], v.z, v.w);
-      mma(T(), sum[1][2 * j + 1], a[1], v.z, v.w);
-    }
-  }
-#pragma unroll
-  for (int m = 0; m < 2; m++) {
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const int64_t pixel = first + warp * 32 + m * 16 + half * 8 + lane / 4;
-      for_runs<NT>(sum[m], half, [&](int at, auto &v) {
-        constexpr int N = sizeof(v) / sizeof(float);
-        const int o = o0 + at;
-        if (pixel >= pixels || o >= p.out_channels) return;
-        if (residual) {
-          const auto r = *reinterpret_cast<const Pack<uint32_t, N / 2> *>(residual + pixel * p.residual_stride + o);
-#pragma unroll
-          for (int i = 0; i < N / 2; i++) {
-            const float2 u = unpack2(T(), r.v[i]);
-            v[2 * i] = finish(p, v[2 * i], u.x);
-            v[2 * i + 1] = finish(p, v[2 * i + 1], u.y);
-          }
-        } else {
-#pragma unroll
-          for (int i = 0; i < N; i++) v[i] = leaky(p.slope, v[i]);
-        }
-        store_run(y + pixel * p.y_stride + o, v);
-      });
-    }
-  }
-}
-
-#define POINT_KERNEL(T, NT, CHUNKS)                                                                                   \
-  extern "C" __global__ void __launch_bounds__(POINTS, 2) conv_point_##NT##_##CHUNKS##_##T(                           \
-      Conv p, int pairs, const T *x, const uint4 *w, const float *bias, const T *residual, T *y) {                    \
-    conv_point<T, NT, CHUNKS>(p, pairs, x, w, bias, residual, y);                                                     \
-  }
-#define POINT_KERNELS(T)                                                                                              \
-  POINT_KERNEL(T, 2, 0)                                                                                               \
-  POINT_KERNEL(T, 2, 1)                                                                                               \
-  POINT_KERNEL(T, 2, 3)                                                                                               \
-  POINT_KERNEL(T, 6, 0)                                                                                               \
-  POINT_KERNEL(T, 6, 1)                                                                                               \
-  POINT_KERNEL(T, 6, 3)                                                                                               \
-  POINT_KERNEL(T, 8, 0)
-POINT_KERNELS(f16)
-POINT_KERNELS(bf16)
 
 // ----------------------------------------------------------------------------------------------------------------- gather
 

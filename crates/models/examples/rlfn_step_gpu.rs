@@ -1,5 +1,5 @@
 //! How long a training step of RLFN_S ×2 takes on a GPU, without optimiser: `cargo run --release -p supple-models --features cuda
-//! --example rlfn_step_gpu -- 64 64` for a batch of 64 pictures of 64×64. Prints a line of JSON each for bf16, f16 and, if a third
+//! --example rlfn_step_gpu -- 64 64` for a batch of 64 pictures of 64×64. Prints a line of JSON for bf16 and, if a third
 //! argument is given, f32: median milliseconds of forward, of forward and backward launched kernel by kernel, and of the same
 //! replayed as a graph; then milliseconds of each kind of operator of the step on its own.
 
@@ -36,7 +36,7 @@ fn main() -> Result<(), Error> {
         times.sort_by(f32::total_cmp);
         Ok(times[times.len() / 2])
     };
-    for dtype in [DType::BF16, DType::F16, DType::F32] {
+    for dtype in [DType::BF16, DType::F32] {
         if dtype == DType::F32 && rest.is_empty() {
             continue;
         }
@@ -76,6 +76,7 @@ fn main() -> Result<(), Error> {
         let pooled_grad = pooled.detach();
         let small = pooled.detach().variable();
         let enlarged = ops::resize(&small, ResizeMode::Bilinear, [side; 2])?;
+        let gated = ops::sigmoid_gate(&grad.variable(), &wide.variable())?;
         let output = image(side, 12, 9)?;
         let (leaky, plain) = (Activation::LeakyRelu(0.05), Activation::Identity);
         let backward = conv2d_backward_weight;
@@ -86,7 +87,7 @@ fn main() -> Result<(), Error> {
             Ok(y.detach())
         };
         let size = [side; 2];
-        let kinds: Vec<(&str, Box<dyn Fn() -> Result<Tensor, supple_tensor::Error> + '_>)> = vec![
+        let kinds: Vec<(&str, Box<Work<'_>>)> = vec![
             ("conv 3x3 48-48", Box::new(|| ops::conv2d(&wide, &w3, Some(&bias), three, leaky))),
             ("conv 3x3 48-48 of the input", Box::new(|| conv2d_backward_input(&grad, &w3, &three, size))),
             ("conv 3x3 48-48 of the weight", Box::new(|| backward(&grad, &wide, &three))),
@@ -115,6 +116,8 @@ fn main() -> Result<(), Error> {
             ("conv 3x3 48-12", Box::new(|| ops::conv2d(&wide, &tail, None, same(48, 12, 3), plain))),
             ("conv 3x3 48-12 of the weight", Box::new(|| backward(&output, &wide, &same(48, 12, 3)))),
             ("activation backward", Box::new(|| ops::activation_backward(&grad, &wide, leaky))),
+            ("gate", Box::new(|| ops::sigmoid_gate(&wide, &grad))),
+            ("gate backward", Box::new(|| gated.backward_with(&wide).map(|_| wide.clone()))),
             ("add", Box::new(|| ops::add(&wide, &grad))),
             ("max pool", Box::new(|| ops::max_pool2d(&coarse.detach(), [7; 2], [3; 2], [0; 2]))),
             ("max pool backward", Box::new(|| pooled.backward_with(&pooled_grad).map(|_| wide.clone()))),
@@ -142,6 +145,10 @@ fn main() -> Result<(), Error> {
     }
     Ok(())
 }
+
+/// An operator on operands of its own.
+#[cfg(feature = "cuda")]
+type Work<'a> = dyn Fn() -> Result<supple_tensor::Tensor, supple_tensor::Error> + 'a;
 
 /// Values that a device has at once, so that they may be made while work is recorded.
 #[cfg(feature = "cuda")]

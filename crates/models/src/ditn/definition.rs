@@ -94,7 +94,8 @@ impl Definition {
         let qkv = qkv.reshape(&[patches, h * w, 3 * c])?;
         let part = |i: usize| qkv.narrow(2, i * c, c)?.transpose(1, 2)?.contiguous();
         let [q, k] = [ops::l2_normalize(&part(0)?, 1e-12)?, ops::l2_normalize(&part(1)?, 1e-12)?];
-        let scores = ops::mul(&ops::matmul(&q, &k.transpose(1, 2)?)?, p.get(&name("temperature"))?)?;
+        let temperature = p.get(&name("temperature"))?.to_dtype(x.dtype())?;
+        let scores = ops::mul(&ops::matmul(&q, &k.transpose(1, 2)?)?, &temperature)?;
         let mixed = ops::matmul(&ops::softmax(&scores)?, &part(2)?)?;
         let mixed = mixed.transpose(1, 2)?.reshape(&[patches, h, w, c])?;
         p.conv_without_bias(&name("project_out"), ConvShape::same(c, c, 1), &mixed)
@@ -123,7 +124,7 @@ impl Definition {
         let context = p.conv(&name("DConvs.2"), ConvShape::same(c, c, 1), &context)?;
         let gated = ops::mul(&value, &context)?;
         let out = p.conv(&name("proj_last.0"), ConvShape::same(c, c, 1), &gated)?;
-        Ok(ops::mul(&out, &p.get(&name("scale"))?.reshape(&[c])?)?)
+        Ok(ops::mul(&out, &p.get(&name("scale"))?.reshape(&[c])?.to_dtype(x.dtype())?)?)
     }
 
     fn unit(&self, p: &Layers<'_>, unit: usize, x: &Tensor) -> Result<Tensor, Error> {

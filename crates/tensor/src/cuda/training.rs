@@ -80,7 +80,7 @@ pub(crate) fn conv2d_backward_input(
     let mut skip = skip.map(|n| n as isize);
     if spread_size != [height, width] || shape.stride != [1, 1] || skip != [0, 0] {
         // Padding that is spread too makes any 3×3 convolution the one that has the fastest kernel.
-        if shape.kernel == [3; 2] && shape.dilation == [1; 2] {
+        if shape.kernel == [3; 2] && shape.dilation == [1; 2] && !reversed.padding.contains(&0) {
             (0..2).for_each(|i| skip[i] += 1 - reversed.padding[i] as isize);
             (spread_size, reversed.padding) = (size, [1; 2]);
         }

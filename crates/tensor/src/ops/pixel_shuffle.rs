@@ -6,7 +6,8 @@ use crate::error::refuse;
 use crate::{Error, Tensor};
 use supple_kernels::pixel_shuffle as kernel;
 
-/// Images `[n, h, w, c * factor²]` as `[n, h * factor, w * factor, c]`; channels are ordered as in PyTorch.
+/// Images `[n, h, w, c * factor²]` as `[n, h * factor, w * factor, c]`; channels are ordered as in PyTorch. On a GPU the result has
+/// no gaps between pixels.
 ///
 /// # Errors
 /// If the tensor is no image or its channels are no multiple of `factor²`.
