@@ -64,20 +64,19 @@ pub fn run(
 ) -> Result<Outcome, Error> {
     let recipe =
         &options.precision.map_or_else(|| recipe.clone(), |precision| recipe.clone().with_precision(precision));
-    let place = Place::from_env()?;
     let cpu = compute::cpu(options.threads)?;
     let loader_threads = cpu.threads();
     let host = Device::cpu(cpu).map_err(supple_models::Error::from)?;
-    let choice = match (options.device, &place) {
-        (DeviceChoice::Cuda(0), Some(place)) => DeviceChoice::Cuda(place.local_rank),
-        (choice, _) => choice,
-    };
-    // Of several processes none may end up elsewhere than the others.
-    let choice = if place.is_some() && choice == DeviceChoice::Auto { DeviceChoice::Cpu } else { choice };
-    let Placement { device, fall_back } = compute::placement(choice)?;
     let examples = Arc::new(Pictures::new(recipe)?);
     let validate = expand(&recipe.data.validate)?;
-    let team = place.as_ref().map(|place| meet(place, device.as_ref())).transpose()?;
+    let place = Place::from_env()?;
+    let ring = place.as_ref().map(Tcp::new).transpose()?;
+    let choice = match (&place, &ring) {
+        (Some(place), Some(ring)) => own_device(options.device, place, ring)?,
+        _ => options.device,
+    };
+    let Placement { device, fall_back } = compute::placement(choice)?;
+    let team = ring.map(|ring| gathered(ring, device.as_ref())).transpose()?;
     let setup = Setup { graph: !options.without_graph, team };
     let mut observer = Watch { watch, validate, scale: recipe.network.scale, threads: options.threads, psnr: None };
     let on = |device: &Device, resume: bool, observer: &mut Watch<'_>| {
@@ -102,20 +101,33 @@ pub fn run(
     }
 }
 
-/// Meets the other processes; GPUs add up on their own where they can.
-fn meet(place: &Place, device: Option<&Device>) -> Result<Arc<dyn Communicator>, Error> {
-    let tcp = Tcp::new(place)?;
+/// What this process of several computes on: the GPU of its number on the machine. All or none do so where nothing was asked for.
+fn own_device(choice: DeviceChoice, place: &Place, ring: &Tcp) -> Result<DeviceChoice, Error> {
+    let own = DeviceChoice::Cuda(place.local_rank);
+    match choice {
+        DeviceChoice::Cuda(0) => Ok(own),
+        DeviceChoice::Auto => {
+            let mut votes = [f32::from(compute::placement(own).is_ok())];
+            ring.sum(&mut votes)?;
+            Ok(if votes[0] == place.size as f32 { own } else { DeviceChoice::Cpu })
+        }
+        choice => Ok(choice),
+    }
+}
+
+/// The processes of a ring; GPUs add up on their own where they can.
+fn gathered(ring: Tcp, device: Option<&Device>) -> Result<Arc<dyn Communicator>, Error> {
     #[cfg(feature = "cuda")]
     if let Some(device) = device {
-        return Ok(match supple_train::parallel::Gpus::new(tcp, device)? {
+        return Ok(match supple_train::parallel::Gpus::new(ring, device)? {
             Ok(gpus) => Arc::new(gpus),
             // Over the host, then.
-            Err(tcp) => Arc::new(tcp),
+            Err(ring) => Arc::new(ring),
         });
     }
     #[cfg(not(feature = "cuda"))]
     let _ = device;
-    Ok(Arc::new(tcp))
+    Ok(Arc::new(ring))
 }
 
 /// What differs from what stands before it.

@@ -69,7 +69,7 @@ mod on_a_gpu {
     }
 
     /// The formulas of `optimizer.rs` of supple-train, in `f64`.
-    fn reference(settings: &Settings, rates: &[f64], steps: usize) -> Vec<Values> {
+    fn reference(settings: &Settings, rates: &[f64]) -> Vec<Values> {
         let mut all: Vec<[Vec<f64>; 4]> = SHAPES
             .iter()
             .enumerate()
@@ -79,7 +79,7 @@ mod on_a_gpu {
                 [w.clone(), vec![0.0; w.len()], vec![0.0; w.len()], w]
             })
             .collect();
-        for step in 0..steps {
+        for (step, &rate) in rates.iter().enumerate() {
             let gradients: Vec<Vec<f64>> = SHAPES
                 .iter()
                 .enumerate()
@@ -91,7 +91,7 @@ mod on_a_gpu {
                 .collect();
             let norm = gradients.iter().flatten().map(|g| g * g).sum::<f64>().sqrt();
             let factor = settings.clip.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0));
-            let (t, rate) = ((step + 1) as i32, rates[step]);
+            let t = (step + 1) as i32;
             let follow = settings.average.unwrap_or(0.0).min((1 + step) as f64 / (10 + step) as f64);
             for ([w, m, v, a], gradients) in all.iter_mut().zip(&gradients) {
                 for i in 0..w.len() {
@@ -156,7 +156,7 @@ mod on_a_gpu {
                     assert!(record.norm.is_finite() && record.norm > 1.0, "{record:?}");
                 }
                 let found = masters.export().unwrap();
-                for (i, (found, wanted)) in found.iter().zip(reference(&settings, &rates, rates.len())).enumerate() {
+                for (i, (found, wanted)) in found.iter().zip(reference(&settings, &rates)).enumerate() {
                     close(&found.weights, &wanted.weights, "weights");
                     close(&found.first, &wanted.first, "first moments");
                     close(&found.second, &wanted.second, "second moments");

@@ -49,27 +49,29 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
             asked = true;
             team.interrupt();
         }
-        if let Some((rank, status)) = team.ended()? {
-            let done = status.success() || status.code() == Some(Exit::Interrupted as i32);
-            if !done {
-                return Err(team.failed(rank, status));
-            }
-            // The others are about to end too.
-            if team.is_over() {
-                let interrupted = team.codes.contains(&Some(Exit::Interrupted as i32));
-                return Ok(if interrupted { Exit::Interrupted } else { Exit::Done });
-            }
+        team.look()?;
+        if let Some(first) = team.statuses.iter().position(|status| status.is_some_and(|status| !is_fine(status))) {
+            return team.failed(first);
+        }
+        // Where one is done the others are about to be.
+        if team.is_over() {
+            let interrupted = |status: &Option<ExitStatus>| status.is_some_and(|status| !status.success());
+            return Ok(if team.statuses.iter().any(interrupted) { Exit::Interrupted } else { Exit::Done });
         }
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
+/// Whether a process ended as it should: done, or interrupted.
+fn is_fine(status: ExitStatus) -> bool {
+    status.success() || status.code() == Some(Exit::Interrupted as i32)
+}
+
 /// The processes. Those that still run when it goes are killed.
 struct Team {
     children: Vec<Child>,
-    /// Exit codes of those that have ended.
-    codes: Vec<Option<i32>>,
-    ended: Vec<bool>,
+    /// Of those that have ended.
+    statuses: Vec<Option<ExitStatus>>,
 }
 
 impl Team {
@@ -77,7 +79,7 @@ impl Team {
         let program = std::env::current_exe()?;
         let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr())?.port();
         let size = usize::from(args.processes);
-        let mut team = Team { children: Vec::new(), codes: vec![None; size], ended: vec![false; size] };
+        let mut team = Team { children: Vec::new(), statuses: vec![None; size] };
         for rank in 0..size {
             let mut command = Command::new(&program);
             command.args(&args.command).stdin(Stdio::null());
@@ -96,27 +98,21 @@ impl Team {
         Ok(team)
     }
 
-    /// A process that has ended since the last time.
-    fn ended(&mut self) -> anyhow::Result<Option<(usize, ExitStatus)>> {
-        for rank in 0..self.children.len() {
-            if self.ended[rank] {
-                continue;
-            }
-            if let Some(status) = self.children[rank].try_wait()? {
-                (self.ended[rank], self.codes[rank]) = (true, status.code());
-                return Ok(Some((rank, status)));
-            }
+    /// Looks who has ended.
+    fn look(&mut self) -> std::io::Result<()> {
+        for (child, status) in self.children.iter_mut().zip(&mut self.statuses).filter(|(_, status)| status.is_none()) {
+            *status = child.try_wait()?;
         }
-        Ok(None)
+        Ok(())
     }
 
     fn is_over(&self) -> bool {
-        self.ended.iter().all(|&ended| ended)
+        self.statuses.iter().all(Option::is_some)
     }
 
     /// Asks all to save and end.
     fn interrupt(&mut self) {
-        for (child, _) in self.children.iter_mut().zip(&self.ended).filter(|(_, ended)| !**ended) {
+        for (child, _) in self.children.iter_mut().zip(&self.statuses).filter(|(_, status)| status.is_none()) {
             #[cfg(unix)]
             let _ =
                 nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT);
@@ -125,13 +121,16 @@ impl Team {
         }
     }
 
-    /// Waits a little for all to notice that one is gone, ends those that do not, and says what happened.
-    fn failed(&mut self, rank: usize, status: ExitStatus) -> anyhow::Error {
+    /// Waits a little for all to notice that one is gone, ends those that do not, and says what happened. `first` was seen first.
+    fn failed(&mut self, first: usize) -> anyhow::Result<Exit> {
         let end = Instant::now() + PATIENCE;
         while !self.is_over() && Instant::now() < end {
-            let _ = self.ended();
+            self.look()?;
             std::thread::sleep(Duration::from_millis(10));
         }
+        // One that was killed is the reason for what the others say.
+        let killed = self.statuses.iter().position(|status| status.is_some_and(|status| status.code().is_none()));
+        let rank = killed.unwrap_or(first);
         let words = self.children[rank].stderr.take().map(|mut stderr| {
             let mut text = Vec::new();
             let _ = stderr.read_to_end(&mut text);
@@ -140,12 +139,14 @@ impl Team {
         for line in words.iter().flat_map(|text| text.lines()).filter(|line| !line.is_empty()) {
             say(&format!("process {rank}: {line}"));
         }
-        let how = match status.code() {
+        let how = match self.statuses[rank].and_then(|status| status.code()) {
+            // What the first one says was shown.
+            Some(_) if rank == 0 => return Ok(Exit::Failed),
             Some(code) => format!("ended with status {code}"),
-            None => format!("was ended ({status})"),
+            None => "was killed".into(),
         };
         let problem = Problem::failed(format!("process {rank} {how}; all processes were ended"));
-        problem.hint("the same command with --resume goes on from the last checkpoint, if there is one").into()
+        Err(problem.hint("the same command with --resume goes on from the last checkpoint, if there is one").into())
     }
 }
 

@@ -5,6 +5,7 @@ mod gpu;
 mod host;
 
 use crate::loader::Plan;
+#[cfg(feature = "cuda")]
 use crate::loss::LossRecipe;
 use crate::recipe::{Recipe, Stage};
 use crate::{Architecture, Average, Communicator, Error, Examples, LossScale, Optimizer};
@@ -91,6 +92,7 @@ pub(crate) struct Task<'a> {
     pub step: usize,
     pub examples: Arc<dyn Examples>,
     pub loader_threads: usize,
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "graphs are for GPUs"))]
     pub graph: bool,
     pub team: Option<Arc<dyn Communicator>>,
 }
