@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         };
         let x = Tensor::from_slice(&device, &values, &[1, height, width, 3])?;
-        let mut recorded = Recorded::new(&x, &network)?;
+        let mut recorded = Recorded::new(&x, network)?;
         let (mut graph, mut eager) = (Vec::new(), Vec::new());
         let slow = dtype == DType::F32;
         for round in 0..if slow { 12 } else { 60 } {
