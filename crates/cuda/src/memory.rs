@@ -103,8 +103,8 @@ impl Gpu {
         let is_exhausted = |e: &DriverError| e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY;
         // SAFETY: asks for memory only; the size is not zero.
         let mut pointer = unsafe { result::malloc_sync(class) };
-        if pointer.as_ref().is_err_and(is_exhausted) && pool.bytes > 0 {
-            self.synchronize()?;
+        // While work is captured nothing can be waited for, and nothing given back.
+        if pointer.as_ref().is_err_and(is_exhausted) && pool.bytes > 0 && self.synchronize().is_ok() {
             pool.trim();
             // SAFETY: as above.
             pointer = unsafe { result::malloc_sync(class) };

@@ -25,15 +25,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .collect(),
     };
     for dtype in [DType::F16, DType::BF16, DType::F32] {
-        let network: Box<dyn Fn(&Tensor) -> Result<Tensor, Error>> = if rlfn::recognises(&weights) {
-            let layers = RlfnLayers::load(&device, dtype, &weights)?;
-            Box::new(move |x| layers.forward(x))
-        } else {
-            let layers = DitnLayers::load(&device, dtype, &weights)?;
-            Box::new(move |x| layers.forward(x))
+        let is_rlfn = rlfn::recognises(&weights);
+        let rlfn = is_rlfn.then(|| RlfnLayers::load(&device, dtype, &weights)).transpose()?;
+        let ditn = (!is_rlfn).then(|| DitnLayers::load(&device, dtype, &weights)).transpose()?;
+        let network = |x: &Tensor| -> Result<Tensor, Error> {
+            match (&rlfn, &ditn) {
+                (Some(layers), _) => layers.forward(x),
+                (_, Some(layers)) => layers.forward(x),
+                _ => unreachable!("one of both was loaded"),
+            }
         };
         let x = Tensor::from_slice(&device, &values, &[1, height, width, 3])?;
-        let mut recorded = Recorded::new(&x, &network)?;
+        let mut recorded = Recorded::new(&x, network)?;
         let (mut graph, mut eager) = (Vec::new(), Vec::new());
         let slow = dtype == DType::F32;
         for round in 0..if slow { 12 } else { 60 } {

@@ -24,6 +24,9 @@ pub enum Compression {
     Best,
 }
 
+/// From so many threads on, strips by all of them are quicker than one of them without.
+const STRIPS_FROM: usize = 4;
+
 /// How to write a picture.
 #[derive(Clone, Debug)]
 pub struct EncodeOptions {
@@ -164,14 +167,14 @@ impl Output<'_> {
         });
         let mut header = encoder.write_header().map_err(failed)?;
         let row_len = p.width * p.channels();
-        if self.options.compression == Compression::Fast {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        if self.options.compression == Compression::Fast && threads >= STRIPS_FROM {
             let bytes = if p.depth() == Depth::Eight { 1 } else { 2 };
             let row = |y: usize, out: &mut [u8]| match &p.samples {
                 Samples::Eight(v) => out.copy_from_slice(&v[y * row_len..][..row_len]),
                 Samples::Sixteen(v) => big_endian(&v[y * row_len..][..row_len], out),
             };
             let rows = Rows { len: row_len * bytes, height: p.height, pixel: p.channels() * bytes, row: &row };
-            let threads = std::thread::available_parallelism().map_or(1, usize::from);
             rows.compress(threads, &mut |bytes| header.write_chunk(png::chunk::IDAT, bytes)).map_err(failed)?;
             return header.finish().map_err(failed);
         }

@@ -57,20 +57,21 @@ impl Rows<'_> {
         if start > 0 {
             (self.row)(start - 1, &mut before);
         }
-        let (mut row, mut trial) = (vec![0; self.len], vec![0; self.len]);
+        let (mut row, mut trial, mut best) = (vec![0; self.len], vec![0; self.len], vec![0; self.len]);
         let mut filtered = vec![0; (self.len + 1) * (end - start)];
         for (y, out) in (start..end).zip(filtered.chunks_exact_mut(self.len + 1)) {
             (self.row)(y, &mut row);
-            let mut least = u64::MAX;
-            for kind in 0..5 {
+            let (mut least, mut chosen) = (magnitude(&row), 0);
+            for kind in 1..5 {
                 filter(kind, self.pixel, &row, &before, &mut trial);
                 let sum = magnitude(&trial);
                 if sum < least {
-                    least = sum;
-                    out[0] = kind;
-                    out[1..].copy_from_slice(&trial);
+                    (least, chosen) = (sum, kind);
+                    std::mem::swap(&mut trial, &mut best);
                 }
             }
+            out[0] = chosen;
+            out[1..].copy_from_slice(if chosen == 0 { &row } else { &best });
             std::mem::swap(&mut row, &mut before);
         }
         (deflate(&filtered, end == self.height), Adler::of(&filtered))
@@ -85,7 +86,8 @@ fn magnitude(bytes: &[u8]) -> u64 {
         .sum()
 }
 
-/// PNG's filters: none, what is left, what is above, the mean of both, and Paeth's choice between them and the corner.
+/// PNG's filters but the first, which is none: what is left, what is above, the mean of both, and Paeth's choice between them and the
+/// corner.
 fn filter(kind: u8, pixel: usize, row: &[u8], above: &[u8], out: &mut [u8]) {
     let step = pixel.min(row.len());
     let (first, rest) = out.split_at_mut(step);
@@ -93,7 +95,6 @@ fn filter(kind: u8, pixel: usize, row: &[u8], above: &[u8], out: &mut [u8]) {
     let left = &row[..now.len()];
     let (up, corner) = (&above[step..], &above[..now.len()]);
     match kind {
-        0 => out.copy_from_slice(row),
         1 => {
             first.copy_from_slice(&row[..step]);
             rest.iter_mut().zip(now).zip(left).for_each(|((o, v), a)| *o = v.wrapping_sub(*a));
@@ -112,19 +113,14 @@ fn filter(kind: u8, pixel: usize, row: &[u8], above: &[u8], out: &mut [u8]) {
     }
 }
 
-/// Whichever of left, above and corner is nearest to left + above − corner.
+/// Whichever of left, above and corner is nearest to left + above − corner. Without branches, so that vectors can do it.
 #[inline]
 fn paeth(a: u8, b: u8, c: u8) -> u8 {
     let [wide_a, wide_b, wide_c] = [a, b, c].map(i16::from);
     let (pa, pb) = ((wide_b - wide_c).abs(), (wide_a - wide_c).abs());
     let pc = (wide_a + wide_b - 2 * wide_c).abs();
-    if pa <= pb && pa <= pc {
-        a
-    } else if pb <= pc {
-        b
-    } else {
-        c
-    }
+    let other = if pb <= pc { wide_b } else { wide_c };
+    (if (pa <= pb) & (pa <= pc) { wide_a } else { other }) as u8
 }
 
 // ------------------------------------------------------------------------------------------------------------------- deflate
@@ -137,24 +133,49 @@ const MOST_BITS: u8 = 12;
 /// Longest repetition.
 const MOST_RUN: usize = 258;
 
-/// Calls `literal` for each byte that is written by itself, and `run` for each run of zeros after a zero.
-#[inline]
-fn tokens(data: &[u8], literal: &mut impl FnMut(u8), run: &mut impl FnMut(usize)) {
-    let mut at = 0;
-    while at < data.len() {
-        let byte = data[at];
-        literal(byte);
-        at += 1;
-        if byte == 0 {
-            let mut zeros = data[at..].iter().take_while(|&&b| b == 0).count();
-            at += zeros;
-            while zeros >= 3 {
-                let part = zeros.min(MOST_RUN);
-                run(part);
-                zeros -= part;
+/// What becomes of the tokens of a block.
+trait Tokens {
+    /// A byte that is written by itself.
+    fn literal(&mut self, byte: u8);
+    /// A run of zeros after a zero.
+    fn run(&mut self, len: usize);
+
+    /// Takes `data` apart.
+    #[inline]
+    fn take(&mut self, data: &[u8])
+    where
+        Self: Sized,
+    {
+        let mut at = 0;
+        while at < data.len() {
+            let byte = data[at];
+            self.literal(byte);
+            at += 1;
+            if byte == 0 {
+                let mut zeros = data[at..].iter().take_while(|&&b| b == 0).count();
+                at += zeros;
+                while zeros >= 3 {
+                    let part = zeros.min(MOST_RUN);
+                    self.run(part);
+                    zeros -= part;
+                }
+                (0..zeros).for_each(|_| self.literal(0));
             }
-            (0..zeros).for_each(|_| literal(0));
         }
+    }
+}
+
+/// How often each symbol occurs.
+struct Counts([u32; SYMBOLS]);
+
+impl Tokens for Counts {
+    #[inline]
+    fn literal(&mut self, byte: u8) {
+        self.0[usize::from(byte)] += 1;
+    }
+
+    fn run(&mut self, len: usize) {
+        self.0[length_symbol(len).0] += 1;
     }
 }
 
@@ -174,15 +195,14 @@ fn length_symbol(len: usize) -> (usize, u32, u32) {
 
 /// One block of `data`, ending at a whole byte.
 fn deflate(data: &[u8], is_last: bool) -> Vec<u8> {
-    let mut counts = [0u32; SYMBOLS];
-    counts[END] = 1;
-    let mut runs = [0u32; SYMBOLS];
-    tokens(data, &mut |byte| counts[usize::from(byte)] += 1, &mut |len| runs[length_symbol(len).0] += 1);
-    counts.iter_mut().zip(runs).for_each(|(count, run)| *count += run);
-    let lengths = code_lengths(&counts);
+    let mut counts = Counts([0; SYMBOLS]);
+    counts.0[END] = 1;
+    counts.take(data);
+    let lengths = code_lengths(&counts.0);
     let codes = canonical(&lengths);
 
-    let mut out = Bits { bytes: Vec::with_capacity(data.len() / 2 + 512), held: 0, count: 0 };
+    let pairs = std::array::from_fn(|symbol| (codes[symbol], u32::from(lengths[symbol])));
+    let mut out = Bits { codes: pairs, bytes: Vec::with_capacity(data.len() / 2 + 512), held: 0, count: 0 };
     // The last block or not; Huffman codes of its own.
     out.put(u32::from(is_last) | 2 << 1, 3);
     // 286 codes of literals and lengths, one of distances, and lengths of all 19 codes of lengths: 4 bits for 0 to 15 each, in the
@@ -196,21 +216,8 @@ fn deflate(data: &[u8], is_last: bool) -> Vec<u8> {
     for &length in lengths.iter().chain(&[1]) {
         out.put(u32::from(length).reverse_bits() >> 28, 4);
     }
-    // Both of what follows write to the same bits.
-    let cell = std::cell::RefCell::new(out);
-    tokens(
-        data,
-        &mut |byte| cell.borrow_mut().put(codes[usize::from(byte)], u32::from(lengths[usize::from(byte)])),
-        &mut |len| {
-            let (symbol, extra, value) = length_symbol(len);
-            let mut out = cell.borrow_mut();
-            out.put(codes[symbol], u32::from(lengths[symbol]));
-            // The distance is 1, whose code is a single 0.
-            out.put(value, extra + 1);
-        },
-    );
-    let mut out = cell.into_inner();
-    out.put(codes[END], u32::from(lengths[END]));
+    out.take(data);
+    out.symbol(END);
     if !is_last {
         // An empty stored block begins with three zeros and goes on at a whole byte.
         out.put(0, 3);
@@ -224,6 +231,8 @@ fn deflate(data: &[u8], is_last: bool) -> Vec<u8> {
 
 /// Bits, the lowest first.
 struct Bits {
+    /// Code and length of each symbol.
+    codes: [(u32, u32); SYMBOLS],
     bytes: Vec<u8>,
     held: u64,
     count: u32,
@@ -241,10 +250,30 @@ impl Bits {
         }
     }
 
+    #[inline]
+    fn symbol(&mut self, symbol: usize) {
+        let (code, length) = self.codes[symbol];
+        self.put(code, length);
+    }
+
     fn finish(mut self) -> Vec<u8> {
         let left = self.count.div_ceil(8) as usize;
         self.bytes.extend_from_slice(&self.held.to_le_bytes()[..left]);
         self.bytes
+    }
+}
+
+impl Tokens for Bits {
+    #[inline]
+    fn literal(&mut self, byte: u8) {
+        self.symbol(usize::from(byte));
+    }
+
+    fn run(&mut self, len: usize) {
+        let (symbol, extra, value) = length_symbol(len);
+        self.symbol(symbol);
+        // The distance is 1, whose code is a single 0.
+        self.put(value, extra + 1);
     }
 }
 

@@ -48,9 +48,17 @@ impl RecordedBatches {
         };
         // The first time takes what memory there is to take, and packs weights.
         drop(all()?);
-        gpu.synchronize().map_err(fail)?;
-        let (result, graph) = gpu.capture(|| Ok::<_, supple_cuda::Error>(all())).map_err(fail)?;
-        let result = result?;
+        // What that took goes back: the graph has memory of its own.
+        gpu.trim().map_err(fail)?;
+        let mut result = None;
+        let captured = gpu.capture(|| {
+            result = Some(all());
+            Ok::<_, supple_cuda::Error>(())
+        });
+        // What went wrong with the work says more than that nothing could be captured.
+        let result = result.transpose()?;
+        let (_, graph) = captured.map_err(fail)?;
+        let result = result.expect("the work was captured");
         let staging = gpu.pinned(bytes).map_err(fail)?;
         let staging_back = gpu.pinned(result.elements() * 4).map_err(fail)?;
         Ok(RecordedBatches { size, from, _tensors: [x, table], result, graph, staging, staging_back, gpu })

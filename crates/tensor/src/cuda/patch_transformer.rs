@@ -134,7 +134,10 @@ pub(crate) fn run(
         let near = new()?;
         let five = Depthwise { kernel: 5, stride: 1, before: [2; 2], range: (f32::NEG_INFINITY, f32::INFINITY) };
         let [near_taps, near_bias] = [read(&taps.near[0])?, read(&taps.near[1])?];
-        five.run(gpu, image(&context)?.view()?, near_taps, near_bias, image_mut(&near)?)?;
+        // With its padding: the next kernel reads all of it.
+        let (mut from, mut to) = (image(&context)?, image_mut(&near)?);
+        (from.size.channels, to.size.channels) = (kernels::PIXEL, kernels::PIXEL);
+        five.run(gpu, from.view()?, near_taps, near_bias, to)?;
         let (mix, last) = (product(&layer.mix)?, product(&layer.last)?);
         let far = kernels::Mix { far: read(&taps.far[0])?, far_bias: read(&taps.far[1])?, mix: &mix, last: &last };
         let middle = new()?;

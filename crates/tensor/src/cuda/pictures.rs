@@ -87,11 +87,20 @@ impl RecordedPictures {
         };
         // The first time takes what memory there is to take, and packs weights.
         drop(all()?);
-        gpu.synchronize().map_err(fail)?;
-        let (y, graph) = gpu.capture(|| Ok::<_, supple_cuda::Error>(all())).map_err(fail)?;
+        // What that took goes back: the graph has memory of its own.
+        gpu.trim().map_err(fail)?;
+        let mut y = None;
+        let captured = gpu.capture(|| {
+            y = Some(all());
+            Ok::<_, supple_cuda::Error>(())
+        });
+        // What went wrong with the work says more than that nothing could be captured.
+        let y = y.transpose()?;
+        let (_, graph) = captured.map_err(fail)?;
+        let y = y.expect("the work was captured");
         let staging = gpu.pinned(shape.bytes(1)).map_err(fail)?;
         let staging_back = gpu.pinned(shape.bytes(shape.scale)).map_err(fail)?;
-        Ok(RecordedPictures { shape, from, to, bad_row, _tensors: [x, y?], graph, staging, staging_back, gpu })
+        Ok(RecordedPictures { shape, from, to, bad_row, _tensors: [x, y], graph, staging, staging_back, gpu })
     }
 
     /// What pictures it takes.

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::autograd::refuse_gradient;
 use crate::error::refuse;
-use crate::{DType, Device, Error, Tensor};
+use crate::{Device, Error, Tensor};
 
 const OP: &str = "patch_transformer";
 
@@ -249,7 +249,9 @@ impl PatchTransformer {
         }
         refuse_gradient(OP, "the operators that it is made of", &[x])?;
         #[cfg(feature = "cuda")]
-        if let (Device::Cuda(gpu), Some(taps), DType::F16 | DType::BF16) = (&self.device, &self.fused, x.dtype()) {
+        if let (Device::Cuda(gpu), Some(taps)) = (&self.device, &self.fused)
+            && x.dtype().size() == 2
+        {
             return crate::cuda::patch_transformer::run(gpu, self.normal, &self.inner, &self.spatial, taps, x);
         }
         self.compose(x)

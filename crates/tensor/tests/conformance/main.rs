@@ -57,6 +57,9 @@ fn least_tolerance(dtype: DType) -> f64 {
     }
 }
 
+/// Operators whose results are rounded so many times on the way, where others are rounded once or twice.
+const ROUNDINGS: &[(&str, f64)] = &[("patch_transformer", 4.0)];
+
 /// A device, and the type of the elements that it computes with.
 struct Target {
     device: Device,
@@ -137,7 +140,8 @@ fn check(op: &str, what: &str, found: Result<Tensor, Error>, shape: &[usize], wa
     let found = found.unwrap_or_else(|error| panic!("{op} {what}: {error}"));
     assert_eq!(**found.shape(), *shape, "{op} {what}");
     let tolerance = TOLERANCES.iter().find(|row| row.0 == op).expect("the operator has a tolerance").1;
-    let tolerance = tolerance.max(least_tolerance(found.dtype()));
+    let roundings = ROUNDINGS.iter().find(|row| row.0 == op).map_or(1.0, |row| row.1);
+    let tolerance = tolerance.max(least_tolerance(found.dtype()) * roundings);
     let values = found.to_dtype(DType::F32).unwrap().to_vec::<f32>().unwrap();
     assert_eq!(values.len(), wanted.len(), "{op} {what}");
     for (i, (&found, &wanted)) in values.iter().zip(wanted).enumerate() {
