@@ -121,10 +121,17 @@ fn check_gemm(gpu: &Gpu, random: &mut Random) -> Outcome {
                     let aligned = |shape: [usize; 2]| (shape[1] + gap).is_multiple_of(8);
                     let (shape_a, shape_b) = (shape(turned[0], m, k), shape(turned[1], k, n));
                     let tensor_cores = dtype != DType::F32
-                        && [shape_a, shape_b].into_iter().all(|s| aligned(s) && (s[0] * (s[1] + gap)).is_multiple_of(8));
-                    let hopper = tensor_cores && aligned([m, n]) && (m * (n + gap)).is_multiple_of(8) && gpu.capability() == (9, 0);
+                        && [shape_a, shape_b]
+                            .into_iter()
+                            .all(|s| aligned(s) && (s[0] * (s[1] + gap)).is_multiple_of(8));
+                    let hopper = tensor_cores
+                        && aligned([m, n])
+                        && (m * (n + gap)).is_multiple_of(8)
+                        && gpu.capability() == (9, 0);
                     if (way == Way::TensorCores && !tensor_cores)
-                        || (way == Way::Hopper && !hopper) || (way == Way::Library && gpu.blas_version().is_none()) {
+                        || (way == Way::Hopper && !hopper)
+                        || (way == Way::Library && gpu.blas_version().is_none())
+                    {
                         continue;
                     }
                     let scale = 1.7 / (k as f32).sqrt();
@@ -150,7 +157,9 @@ fn check_gemm(gpu: &Gpu, random: &mut Random) -> Outcome {
                         activation,
                         residual: with_residual.then(|| matrices(&rest, [m, n], false)),
                     };
-                    let what = format!("{dtype:?} {way:?} {batch}x{m}x{k}x{n} turned {turned:?} gap {gap} bias {with_bias} {activation:?} residual {with_residual}");
+                    let what = format!(
+                        "{dtype:?} {way:?} {batch}x{m}x{k}x{n} turned {turned:?} gap {gap} bias {with_bias} {activation:?} residual {with_residual}"
+                    );
                     gemm(
                         gpu,
                         way,
@@ -201,7 +210,10 @@ fn check_gemm(gpu: &Gpu, random: &mut Random) -> Outcome {
             }
         }
     }
-    println!("gemm: {count} products, largest differences f32 {:.1e} f16 {:.1e} bf16 {:.1e}", worst[0], worst[1], worst[2]);
+    println!(
+        "gemm: {count} products, largest differences f32 {:.1e} f16 {:.1e} bf16 {:.1e}",
+        worst[0], worst[1], worst[2]
+    );
     Ok(())
 }
 
@@ -321,7 +333,13 @@ fn odd_shapes(random: &mut Random) -> Vec<AttentionShape> {
 
 fn check_attention(gpu: &Gpu, random: &mut Random) -> Outcome {
     use attention::Way::{Common, Hopper};
-    let ways = [(DType::F32, Common), (DType::F16, Common), (DType::BF16, Common), (DType::F16, Hopper), (DType::BF16, Hopper)];
+    let ways = [
+        (DType::F32, Common),
+        (DType::F16, Common),
+        (DType::BF16, Common),
+        (DType::F16, Hopper),
+        (DType::BF16, Hopper),
+    ];
     let hopper = gpu.capability() == (9, 0);
     for (dtype, way) in ways.into_iter().filter(|(_, way)| *way == Common || hopper) {
         let (mut worst, mut worst_lse, mut wrong) = (0.0f64, 0.0f64, 0);
@@ -362,7 +380,10 @@ fn check_attention(gpu: &Gpu, random: &mut Random) -> Outcome {
                 }
             }
         }
-        println!("attention {dtype:?} {way:?}: {} shapes, {wrong} wrong, largest difference {worst:.1e}, of lse {worst_lse:.1e}", shapes.len());
+        println!(
+            "attention {dtype:?} {way:?}: {} shapes, {wrong} wrong, largest difference {worst:.1e}, of lse {worst_lse:.1e}",
+            shapes.len()
+        );
     }
     Ok(())
 }
@@ -380,7 +401,8 @@ fn backward_reference(shape: &AttentionShape, [q, k, v]: [&[f32]; 3], grad: &[f3
                 let seen = if shape.causal { (k_len + i + 1).saturating_sub(q_len).min(k_len) } else { k_len };
                 let row = ((b * q_len + i) * q_heads + h) * head;
                 let key = |j: usize| ((b * k_len + j) * kv_heads + g) * head;
-                let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum::<f64>();
+                let dot =
+                    |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum::<f64>();
                 let (query, up) = (&q[row..][..head], &grad[row..][..head]);
                 let scores: Vec<f64> = (0..seen).map(|j| dot(query, &k[key(j)..][..head]) * scale).collect();
                 let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -457,7 +479,8 @@ fn time_backward(gpu: &Gpu, random: &mut Random) -> Outcome {
         let mut line = format!("{q_heads}/{kv_heads} heads of {head}, causal:");
         for len in [2048, 4096, 8192, 16384] {
             let scale = 1.0 / (head as f32).sqrt();
-            let shape = AttentionShape { batch: 1, q_len: len, k_len: len, q_heads, kv_heads, head, scale, causal: true };
+            let shape =
+                AttentionShape { batch: 1, q_len: len, k_len: len, q_heads, kv_heads, head, scale, causal: true };
             let (of_q, of_k) = (len * q_heads * head, len * kv_heads * head);
             let (q, k) = (fill(gpu, random, of_q, dtype)?, fill(gpu, random, of_k, dtype)?);
             let (v, grad) = (fill(gpu, random, of_k, dtype)?, fill(gpu, random, of_q, dtype)?);
@@ -501,7 +524,10 @@ fn time_gemm(gpu: &Gpu, random: &mut Random, sizes: &[(DType, usize)]) -> Outcom
                     Ok(gemm(gpu, way, [1, size, size, size], left, right, After::NONE, to)?)
                 })?;
                 let speed = 2.0 * (size as f64).powi(3) / milliseconds * 1e-9;
-                println!("gemm {size}^3 {dtype:?} {way:?}{}: {milliseconds:.3} ms, {speed:.0} TFLOP/s", if turned { " b turned" } else { "" });
+                println!(
+                    "gemm {size}^3 {dtype:?} {way:?}{}: {milliseconds:.3} ms, {speed:.0} TFLOP/s",
+                    if turned { " b turned" } else { "" }
+                );
             }
         }
     }
@@ -529,7 +555,8 @@ fn time_forward_way(gpu: &Gpu, random: &mut Random, way: attention::Way) -> Outc
                 let scale = 1.0 / (head as f32).sqrt();
                 let shape = AttentionShape { batch: 1, q_len: len, k_len: len, q_heads, kv_heads, head, scale, causal };
                 let dtype = DType::BF16;
-                let (q, k) = (fill(gpu, random, len * q_heads * head, dtype)?, fill(gpu, random, len * kv_heads * head, dtype)?);
+                let (q, k) =
+                    (fill(gpu, random, len * q_heads * head, dtype)?, fill(gpu, random, len * kv_heads * head, dtype)?);
                 let v = fill(gpu, random, len * kv_heads * head, dtype)?;
                 let o = gpu.allocate(len * q_heads * head * dtype.size())?;
                 let (steps_q, steps_k) = (shape.dense(len, q_heads), shape.dense(len, kv_heads));
@@ -538,7 +565,8 @@ fn time_forward_way(gpu: &Gpu, random: &mut Random, way: attention::Way) -> Outc
                         gpu,
                         way,
                         &shape,
-                        [(&q, steps_q), (&k, steps_k), (&v, steps_k)].map(|(x, steps)| (Elements::new(x, 0, dtype), steps)),
+                        [(&q, steps_q), (&k, steps_k), (&v, steps_k)]
+                            .map(|(x, steps)| (Elements::new(x, 0, dtype), steps)),
                         (ElementsMut::new(&o, 0, dtype), steps_q),
                         None,
                     )?)
@@ -566,7 +594,11 @@ fn main() -> Outcome {
         check_backward(&gpu, &mut random)?;
     }
     if asked("gemm") {
-        time_gemm(&gpu, &mut random, &[(DType::BF16, 8192), (DType::BF16, 4096), (DType::F16, 8192), (DType::F32, 4096)])?;
+        time_gemm(
+            &gpu,
+            &mut random,
+            &[(DType::BF16, 8192), (DType::BF16, 4096), (DType::F16, 8192), (DType::F32, 4096)],
+        )?;
     }
     if wanted.iter().any(|w| w == "gemm-short") {
         time_gemm(&gpu, &mut random, &[(DType::BF16, 8192)])?;

@@ -49,8 +49,14 @@ fn main() -> Outcome {
             let speed = moved as f64 / milliseconds * 1e-6;
             println!("  {name:<24} {speed:>5.0} GB/s  {:>3.0} %", 100.0 * speed / full);
         };
-        report("strided copy", 2 * bytes, time(&gpu, || copy::strided(&gpu, &[elements], (from(&a), &[1]), (to, &[1])))?);
-        for (name, how) in [("add", Binary::Add), ("mul", Binary::Mul), ("div", Binary::Div), ("silu · b", Binary::SiluMul)] {
+        report(
+            "strided copy",
+            2 * bytes,
+            time(&gpu, || copy::strided(&gpu, &[elements], (from(&a), &[1]), (to, &[1])))?,
+        );
+        for (name, how) in
+            [("add", Binary::Add), ("mul", Binary::Mul), ("div", Binary::Div), ("silu · b", Binary::SiluMul)]
+        {
             let work = || binary(&gpu, how, [1, elements], (from(&a), elements), (from(&b), elements), (to, elements));
             report(name, 3 * bytes, time(&gpu, work)?);
         }

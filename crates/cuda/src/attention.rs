@@ -92,9 +92,10 @@ impl AttentionShape {
         dtype: DType,
     ) -> Result<(), Error> {
         let sizes = [self.batch, len, heads];
-        let extent = sizes.iter().zip(steps).try_fold(self.head, |sum, (&size, step)| {
-            sum.checked_add(size.saturating_sub(1).checked_mul(step)?)
-        });
+        let extent = sizes
+            .iter()
+            .zip(steps)
+            .try_fold(self.head, |sum, (&size, step)| sum.checked_add(size.saturating_sub(1).checked_mul(step)?));
         elements.check(KERNEL, what, if sizes.contains(&0) { Some(0) } else { extent })?;
         let whole = 16 / dtype.size();
         let aligned = elements.is_aligned(16) && steps.iter().all(|step| step.is_multiple_of(whole));
@@ -236,14 +237,13 @@ pub fn attention(
             let sizes = [head, heads, len, batch];
             TensorMap::new(KERNEL, elements, sizes, [steps[2], steps[1], steps[0]], (2, rows))
         };
-        let maps = [map(q, q_len, q_heads, HOPPER_QUERIES)?, map(k, k_len, kv_heads, keys)?, map(v, k_len, kv_heads, keys)?];
+        let maps =
+            [map(q, q_len, q_heads, HOPPER_QUERIES)?, map(k, k_len, kv_heads, keys)?, map(v, k_len, kv_heads, keys)?];
         let columns = width.div_ceil(64) * 128;
         let shared = 1024 + columns * (HOPPER_QUERIES + 2 * HOPPER_STAGES * keys) + 8 * (1 + 4 * HOPPER_STAGES);
         let grid = Grid { blocks: [q_len.div_ceil(HOPPER_QUERIES), q_heads, batch], threads: 384, shared };
         // SAFETY: the kernel takes these types; all tensors were checked to lie in their memory, aligned to 16 bytes.
-        return unsafe {
-            gpu.launch(kernel, grid, arguments![raw, maps[0], maps[1], maps[2], o_at, lse], &describe)
-        };
+        return unsafe { gpu.launch(kernel, grid, arguments![raw, maps[0], maps[1], maps[2], o_at, lse], &describe) };
     }
     let (kernel, grid) = match dtype {
         DType::F32 => {
@@ -322,10 +322,14 @@ pub fn attention_backward(
         }
     };
     let rows = if width <= 128 { 128 } else { 64 };
-    let shared = (2 * rows + 2 * KEYS) * pitch(width) + 2 * KEYS * 4;
+    // A second stage hides the way of the next tile, where there is room for it.
+    let room = |stages: usize| 2 * rows * pitch(width) + stages * (2 * KEYS * pitch(width) + 2 * KEYS * 4);
+    let stages = if room(2) <= gpu.shared_memory() { 2 } else { 1 };
+    let shared = room(stages);
     if shared > gpu.shared_memory() {
         return refuse!(KERNEL, "gradients for {head} features of a head want {shared} bytes of shared memory");
     }
+    let stages = stages as i32;
     let raw = shape.raw([q.1, k.1, v.1, o_steps]);
     let delta = gpu.allocate(batch * q_heads * q_len * 4)?;
     let [q, k, v] = [q.0, k.0, v.0].map(|elements| elements.pointer());
@@ -336,16 +340,17 @@ pub fn attention_backward(
     // SAFETY: the kernels take these types; all tensors were checked to lie in their memory, aligned where it matters.
     unsafe {
         if q_len > 0 {
-            let grid = Grid { blocks: [(batch * q_heads * q_len).div_ceil(8).min(1 << 20), 1, 1], threads: 256, shared: 0 };
+            let grid =
+                Grid { blocks: [(batch * q_heads * q_len).div_ceil(8).min(1 << 20), 1, 1], threads: 256, shared: 0 };
             let kernel = name("attention_delta_f16", "attention_delta_bf16");
             gpu.launch(kernel, grid, arguments![raw, o, grad, delta], &describe)?;
             let grid = Grid { blocks: [q_len.div_ceil(rows), q_heads, batch], threads, shared };
-            gpu.launch(queries, grid, arguments![raw, q, k, v, grad, lse, delta, dq], &describe)?;
+            gpu.launch(queries, grid, arguments![raw, stages, q, k, v, grad, lse, delta, dq], &describe)?;
         }
         if k_len > 0 {
             let grid = Grid { blocks: [k_len.div_ceil(rows), kv_heads, batch], threads, shared };
             for kernel in keys {
-                gpu.launch(kernel, grid, arguments![raw, q, k, v, grad, lse, delta, dk, dv], &describe)?;
+                gpu.launch(kernel, grid, arguments![raw, stages, q, k, v, grad, lse, delta, dk, dv], &describe)?;
             }
         }
     }

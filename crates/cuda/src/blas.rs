@@ -207,16 +207,15 @@ impl Blas {
             layout(result_kind, [n, m], key.batch, d)?,
         ];
         let product = match key.kind {
-            Kind::I8 => result::create_matmul_desc(
-                sys::cublasComputeType_t::CUBLAS_COMPUTE_32I,
-                sys::cudaDataType::CUDA_R_32I,
-            ),
-            _ => result::create_matmul_desc(
-                sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-                sys::cudaDataType::CUDA_R_32F,
-            ),
+            Kind::I8 => {
+                result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32I, sys::cudaDataType::CUDA_R_32I)
+            }
+            _ => {
+                result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType::CUDA_R_32F)
+            }
         }?;
-        let mut plan = Plan { product, layouts, algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] }, workspace: WORKSPACE };
+        let mut plan =
+            Plan { product, layouts, algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] }, workspace: WORKSPACE };
         let way = |turned: bool| if turned { 1i32 } else { 0 };
         let epilogue = match (key.bias, key.relu) {
             (false, false) => sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DEFAULT,
@@ -317,7 +316,8 @@ fn layout(
         let (count, step) = (batch as i32, step as i64);
         // SAFETY: the layout was just made; the attributes are an i32 and an i64.
         unsafe {
-            let set = |which, value: *const c_void, bytes| result::set_matrix_layout_attribute(layout, which, value, bytes);
+            let set =
+                |which, value: *const c_void, bytes| result::set_matrix_layout_attribute(layout, which, value, bytes);
             set(Attribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, std::ptr::from_ref(&count).cast(), 4)?;
             set(Attribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, std::ptr::from_ref(&step).cast(), 8)?;
         }

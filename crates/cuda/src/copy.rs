@@ -117,8 +117,6 @@ pub fn convert(gpu: &Gpu, elements: usize, from: Elements<'_>, to: ElementsMut<'
     let grid = Grid::flat(if eights { elements.div_ceil(8) } else { elements });
     // SAFETY: the kernel takes these types; both ends were checked to hold so many elements.
     unsafe {
-        gpu.launch(KERNEL, grid, arguments![a, b, count, pointers[0], pointers[1]], &|| {
-            format!("{elements} elements")
-        })
+        gpu.launch(KERNEL, grid, arguments![a, b, count, pointers[0], pointers[1]], &|| format!("{elements} elements"))
     }
 }

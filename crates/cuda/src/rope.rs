@@ -56,7 +56,9 @@ pub fn rope(
     let Some(kernel) = variant!(dtype, "rope") else { return refuse!("rope", "wants floats, got {dtype:?}") };
     let RopeShape { rows, features, heads, tokens } = shape;
     let whole = heads.checked_mul(tokens).filter(|&sequence| sequence > 0 && rows.is_multiple_of(sequence));
-    if whole.is_none() || !features.is_multiple_of(2) || [features, heads, tokens].iter().any(|&n| n > i32::MAX as usize)
+    if whole.is_none()
+        || !features.is_multiple_of(2)
+        || [features, heads, tokens].iter().any(|&n| n > i32::MAX as usize)
     {
         return refuse!(kernel, "{shape:?} is not sensible");
     }

@@ -54,13 +54,7 @@ fn by_tokens(like: &Tensor, [batch, heads, tokens, d]: [usize; 4], dtype: DType)
 
 /// `softmax(q · kᵀ / √d) · v`, remembered if gradients are wanted; `None` if there is no kernel for it. Shapes were checked, but for
 /// those of v.
-pub(crate) fn attention(
-    gpu: &Gpu,
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    causal: bool,
-) -> Result<Option<Tensor>, Error> {
+pub(crate) fn attention(gpu: &Gpu, q: &Tensor, k: &Tensor, v: &Tensor, causal: bool) -> Result<Option<Tensor>, Error> {
     let recording = is_recording(&[q, k, v]);
     let same = k.shape() == v.shape() && [k, v].iter().all(|x| x.dtype() == q.dtype() && x.rank() == q.rank());
     // Gradients of f32 are those of the operators that this one is composed of.

@@ -33,9 +33,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool) -> Result<Ten
         && v.rank() == q.rank()
     {
         // Heads that share keys make a dimension of their own.
-        let split = |x: &Tensor, heads: [usize; 2]| {
-            x.reshape(&[outer, &heads, &x.shape()[x.rank() - 2..]].concat())
-        };
+        let split = |x: &Tensor, heads: [usize; 2]| x.reshape(&[outer, &heads, &x.shape()[x.rank() - 2..]].concat());
         let [k, v] = [k, v].map(|x| split(x, [kv_heads, 1]));
         let y = attention(&split(q, [kv_heads, q_heads / kv_heads])?, &k?, &v?, causal)?;
         let width = y.shape()[y.rank() - 1];

@@ -28,7 +28,7 @@ use supple_tensor::{Cpu, DType, Device, Error, Isa, Tensor};
 const TOLERANCES: &[(&str, f64)] = &[
     ("activation", 1e-6),
     ("attention", 1e-5), // weights are exponents of scores
-    ("conv2d", 2e-5), // 3×3 kernels go through a Winograd transform
+    ("conv2d", 2e-5),    // 3×3 kernels go through a Winograd transform
     ("elementwise", 1e-7),
     ("layout", 0.0),
     ("linear", 2e-6),
