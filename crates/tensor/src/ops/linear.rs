@@ -112,6 +112,12 @@ impl Linear {
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, activation: Activation) -> Result<Tensor, Error> {
     const OP: &str = "linear";
     same_device(OP, x.device(), weight.device())?;
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = x.device()
+        && !crate::autograd::is_recording(&[Some(x), Some(weight), bias].into_iter().flatten().collect::<Vec<_>>())
+    {
+        return crate::cuda::linear(gpu, x, weight, bias, activation);
+    }
     weight.expect_dtype(OP, DType::F32)?;
     let &[outputs, inputs] = &**weight.shape() else {
         return refuse!(OP, "wants weights [outputs, inputs], got shape {:?}", weight.shape());
@@ -119,12 +125,6 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, activation: Ac
     if let Some(bias) = bias {
         same_device(OP, x.device(), bias.device())?;
         bias.expect_dtype(OP, DType::F32)?;
-    }
-    #[cfg(feature = "cuda")]
-    if let Device::Cuda(gpu) = x.device()
-        && !crate::autograd::is_recording(&[Some(x), Some(weight), bias].into_iter().flatten().collect::<Vec<_>>())
-    {
-        return crate::cuda::linear(gpu, x, weight, bias, activation);
     }
     let flat = weight.detach().contiguous()?;
     let shift = bias.map(|bias| bias.detach().contiguous()).transpose()?;
