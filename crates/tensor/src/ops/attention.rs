@@ -45,7 +45,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool) -> Result<Ten
         // Far below any score, and yet no infinity that could become NaN.
         let hidden = |at: usize| if at % keys > at / keys + before { -1e30 } else { 0.0f32 };
         let mask: Vec<f32> = (0..queries * keys).map(hidden).collect();
-        scores = add(&scores, &Tensor::from_slice(q.device(), &mask, &[queries, keys])?)?;
+        scores = add(&scores, &Tensor::from_slice(q.device(), &mask, &[queries, keys])?.to_dtype(q.dtype())?)?;
     }
     matmul(&softmax(&scores)?, v)
 }
