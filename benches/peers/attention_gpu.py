@@ -1,9 +1,9 @@
 """Products of matrices and attention on a GPU: Supple beside PyTorch (cuBLAS, FlashAttention, cuDNN), on one card, in one run.
 
-    python3 benches/peers/attention_gpu.py path/to/attention
+    python3 benches/peers/attention_gpu.py path/to/attention [rounds]
 
 `attention` is the example of crates/cuda (its head says how to build it). Numbers are 10^12 operations a second of the visible part:
-medians of three rounds of at least 20 ms, the better of two runs that take turns. Inputs are even noise in -1..1 for all.
+medians of three measurements of at least 20 ms, the best of `rounds` (2) in which the two take turns. Inputs are even noise in -1..1.
 """
 
 import re
@@ -13,6 +13,16 @@ import sys
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+WAYS = {
+    "Library": "Supple, cuBLASLt",
+    "Hopper": "Supple, Hopper",
+    "TensorCores": "Supple, any GPU",
+    "Plain": "Supple, any GPU",
+    "Common": "Supple, any GPU",
+    "Backward": "Supple, any GPU",
+}
 
 
 def milliseconds(work):
@@ -42,11 +52,11 @@ def supple(binary):
     for line in text.splitlines():
         if match := re.match(r"gemm (\d+)\^3 (\w+) (\w+)( b turned)?: .*, (\d+) TFLOP", line):
             size, dtype, way, turned, speed = match.groups()
-            found[f"product {size}^3 {dtype.lower()}{turned or ''}", f"Supple {way}"] = float(speed)
+            found[f"product {size}^3 {dtype.lower()}{turned or ''}", WAYS[way]] = float(speed)
         elif match := re.match(r"(\d+/\d+ heads of \d+(?:, causal)?):(.*)", line):
             words = match[2].split()
             for length, speed in zip(words[::2], words[1::2]):
-                found[f"{kernel} {match[1]} {length}", f"Supple {way}"] = float(speed)
+                found[f"{kernel} {match[1]} {length}", WAYS[way]] = float(speed)
         elif line.startswith("attention backward"):
             kernel, way = "backward", "Backward"
         elif line in ("Hopper", "Common"):
@@ -86,17 +96,19 @@ def pytorch(wanted):
 
 def main():
     best = {}
-    for _ in range(2):
+    for _ in range(int(sys.argv[2]) if len(sys.argv) > 2 else 2):
         mine = supple(sys.argv[1])
         rows = list(dict.fromkeys(row for row, _ in mine))
         for cell, speed in (mine | pytorch(rows)).items():
             best[cell] = max(best.get(cell, 0), speed)
     print(torch.cuda.get_device_name(), "PyTorch", torch.__version__)
-    columns = list(dict.fromkeys(column for _, column in best))
-    print("| | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
-    for row in dict.fromkeys(row for row, _ in best):
-        cells = (f"{best[row, column]:.0f}" if (row, column) in best else "" for column in columns)
-        print(f"| {row} | " + " | ".join(cells) + " |")
+    for kind in ("product", "forward", "backward"):
+        table = {cell: speed for cell, speed in best.items() if cell[0].startswith(kind)}
+        columns = list(dict.fromkeys(column for _, column in table))
+        print("\n| | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
+        for row in dict.fromkeys(row for row, _ in table):
+            cells = (f"{table[row, column]:.0f}" if (row, column) in table else "" for column in columns)
+            print(f"| {row} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

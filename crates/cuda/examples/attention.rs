@@ -1,6 +1,7 @@
 //! Checks products of matrices and attention on a GPU against references, and prints how fast they are.
 //!
-//! `cargo run --release -p supple-cuda --example attention [check] [gemm] [forward] [backward]`; all of them if none is named. Numbers are
+//! `cargo run --release -p supple-cuda --example attention [PART ..]`: `check-products`, `check-forward`,
+//! `check-backward`, `gemm`, `gemm-short`, `forward`, `backward`; all of them if none is named. Numbers are
 //! 10^12 floating-point operations of the visible part a second, the median of several rounds of at least 20 ms each.
 
 use std::error::Error;
@@ -231,8 +232,10 @@ fn check_8bit(gpu: &Gpu, random: &mut Random) -> Outcome {
     let (mut wrong, mut worst) = (0, 0.0f64);
     for [m, k, n] in [[16, 16, 16], [100, 64, 48], [333, 272, 160], [1, 128, 16], [64, 1024, 256]] {
         // 0x7f and 0xff are no numbers.
-        let mut bytes =
-            |count: usize| random.values(count).iter().map(|v| (v * 126.9) as i8 as u8).collect::<Vec<u8>>();
+        let mut bytes = |count: usize| -> Vec<u8> {
+            let values = random.values(count);
+            values.iter().map(|v| (v * 126.9) as i8 as u8).map(|b| if b & 0x7f == 0x7f { 1 } else { b }).collect()
+        };
         let (a, b) = (bytes(m * k), bytes(n * k));
         let (on_a, on_b) = (gpu.upload(&a)?, gpu.upload(&b)?);
         let d = gpu.allocate(m * n * 4)?;
@@ -587,10 +590,14 @@ fn main() -> Outcome {
     let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos() as u64 | 1;
     println!("seed {seed}");
     let mut random = Random(seed);
-    if asked("check") {
+    if asked("check-products") {
         check_gemm(&gpu, &mut random)?;
         check_8bit(&gpu, &mut random)?;
+    }
+    if asked("check-forward") {
         check_attention(&gpu, &mut random)?;
+    }
+    if asked("check-backward") {
         check_backward(&gpu, &mut random)?;
     }
     if asked("gemm") {

@@ -86,15 +86,16 @@ __device__ __forceinline__ void store_rows(float *to, int64_t step, const float 
   }
 }
 
-// dq: a block takes WARPS * 16 queries, and goes over the keys.
+// dq: a block takes WARPS * 16 queries, and goes over the keys. With two `stages` of shared memory the next keys are on their way
+// meanwhile.
 template <class T, int D, int WARPS>
-__device__ __forceinline__ void attention_dq(const Attention &p, const T *q, const T *k, const T *v, const T *grad, const float *lse,
-                                             const float *delta, float *dq) {
+__device__ __forceinline__ void attention_dq(const Attention &p, int stages, const T *q, const T *k, const T *v, const T *grad,
+                                             const float *lse, const float *delta, float *dq) {
   constexpr int ROWS = WARPS * 16, THREADS = WARPS * 32;
   using L = RowLayout<D>;
   extern __shared__ __align__(128) char memory[];
-  const uint32_t q_at = shared_address(memory), grad_at = q_at + ROWS * L::PITCH, k_at = grad_at + ROWS * L::PITCH,
-                 v_at = k_at + KEYS * L::PITCH;
+  constexpr int STAGE = 2 * KEYS * L::PITCH;
+  const uint32_t q_at = shared_address(memory), grad_at = q_at + ROWS * L::PITCH, tiles_at = grad_at + ROWS * L::PITCH;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int head = blockIdx.y, batch = blockIdx.z, row0 = (gridDim.x - 1 - blockIdx.x) * ROWS;
   const int kv_head = head / (p.q_heads / p.kv_heads), before = p.k_len - p.q_len;
@@ -106,9 +107,14 @@ __device__ __forceinline__ void attention_dq(const Attention &p, const T *q, con
   const int tiles = (seen + KEYS - 1) / KEYS;
   const float factor = p.scale * 1.4426950408889634f;
 
+  auto load = [&](int tile) {
+    const uint32_t to = tiles_at + tile % stages * STAGE;
+    load_rows<D, KEYS, THREADS>(to, k, p.k_step[1], tile * KEYS, p.k_len, p.d);
+    load_rows<D, KEYS, THREADS>(to + KEYS * L::PITCH, v, p.v_step[1], tile * KEYS, p.k_len, p.d);
+  };
   load_rows<D, ROWS, THREADS>(q_at, q, p.q_step[1], row0, p.q_len, p.d);
   load_rows<D, ROWS, THREADS>(grad_at, grad, p.o_step[1], row0, p.q_len, p.d);
-  if (tiles > 0) load_rows<D, KEYS, THREADS>(k_at, k, p.k_step[1], 0, p.k_len, p.d);
+  if (tiles > 0) load(0);
   commit();
   float shift[2], mean[2];
 #pragma unroll
@@ -122,26 +128,31 @@ __device__ __forceinline__ void attention_dq(const Attention &p, const T *q, con
   }
   float sum[D / 8][4] = {};
   for (int tile = 0; tile < tiles; tile++) {
-    if (tile > 0) {
-      __syncthreads();
-      load_rows<D, KEYS, THREADS>(k_at, k, p.k_step[1], tile * KEYS, p.k_len, p.d);
+    if (stages > 1) {
+      if (tile > 0) __syncthreads();
+      if (tile + 1 < tiles) load(tile + 1);
       commit();
+      wait_for<1>();
+    } else {
+      if (tile > 0) {
+        __syncthreads();
+        load(tile);
+        commit();
+      }
+      wait_for<0>();
     }
-    load_rows<D, KEYS, THREADS>(v_at, v, p.v_step[1], tile * KEYS, p.k_len, p.d);
-    commit();
-    wait_for<1>();
     __syncthreads();
+    const uint32_t k_at = tiles_at + tile % stages * STAGE, v_at = k_at + KEYS * L::PITCH;
     float score[KEYS / 8][4] = {}, change[KEYS / 8][4] = {};
     products<T, D>(score, q_at, warp * 16, k_at);
-    wait_for<0>();
-    __syncthreads();
     products<T, D>(change, grad_at, warp * 16, v_at);
+    const bool whole = (tile + 1) * KEYS <= p.k_len && (!p.causal || (tile + 1) * KEYS - 1 <= row0 + warp * 16 + before);
 #pragma unroll
     for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
       for (int e = 0; e < 4; e++) {
         const int row = row0 + warp * 16 + lane / 4 + e / 2 * 8, key = tile * KEYS + n * 8 + lane % 4 * 2 + e % 2;
-        const bool visible = key < p.k_len && (!p.causal || key <= row + before);
+        const bool visible = whole || (key < p.k_len && (!p.causal || key <= row + before));
         const float weight = visible ? power_of_two(score[n][e] * factor - shift[e / 2]) : 0.0f;
         change[n][e] = weight * (change[n][e] - mean[e / 2]);
       }
@@ -152,16 +163,15 @@ __device__ __forceinline__ void attention_dq(const Attention &p, const T *q, con
   store_rows<D>(dq + int64_t(batch) * p.q_len * step + head * p.d, step, sum, row0 + warp * 16, p.q_len, p.d, p.scale);
 }
 
-// dk, dv or both: a block takes WARPS * 16 keys of a head, and goes over the queries of all heads that it serves.
+// dk, dv or both: a block takes WARPS * 16 keys of a head, and goes over the queries of all heads that it serves; stages as for dq.
 template <class T, int D, int WARPS, bool DK, bool DV>
-__device__ __forceinline__ void attention_dkv(const Attention &p, const T *q, const T *k, const T *v, const T *grad, const float *lse,
-                                              const float *delta, float *dk, float *dv) {
+__device__ __forceinline__ void attention_dkv(const Attention &p, int stages, const T *q, const T *k, const T *v, const T *grad,
+                                              const float *lse, const float *delta, float *dk, float *dv) {
   constexpr int ROWS = WARPS * 16, THREADS = WARPS * 32;
   using L = RowLayout<D>;
   extern __shared__ __align__(128) char memory[];
-  const uint32_t k_at = shared_address(memory), v_at = k_at + ROWS * L::PITCH, q_at = v_at + ROWS * L::PITCH,
-                 grad_at = q_at + KEYS * L::PITCH;
-  float *shifts = reinterpret_cast<float *>(memory + (2 * ROWS + 2 * KEYS) * L::PITCH), *means = shifts + KEYS;
+  constexpr int STAGE = 2 * KEYS * L::PITCH + 2 * KEYS * int(sizeof(float));
+  const uint32_t k_at = shared_address(memory), v_at = k_at + ROWS * L::PITCH, tiles_at = v_at + ROWS * L::PITCH;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int kv_head = blockIdx.y, batch = blockIdx.z, key0 = blockIdx.x * ROWS;
   const int group = p.q_heads / p.kv_heads, before = p.k_len - p.q_len;
@@ -170,51 +180,70 @@ __device__ __forceinline__ void attention_dkv(const Attention &p, const T *q, co
   const float factor = p.scale * 1.4426950408889634f;
   load_rows<D, ROWS, THREADS>(k_at, k, p.k_step[1], key0, p.k_len, p.d);
   load_rows<D, ROWS, THREADS>(v_at, v, p.v_step[1], key0, p.k_len, p.d);
-  commit();
-  // The first query that sees the first key.
-  const int first = p.causal ? max(0, key0 - before) / KEYS : 0, last = (p.q_len + KEYS - 1) / KEYS;
-  float sum_k[DK ? D / 8 : 1][4] = {}, sum_v[DV ? D / 8 : 1][4] = {};
-  for (int member = 0; member < group; member++) {
-    const int head = kv_head * group + member;
+  // The first queries that see the first key.
+  const int first = p.causal ? max(0, key0 - before) / KEYS : 0, tiles = max(0, (p.q_len + KEYS - 1) / KEYS - first);
+  const int total = group * tiles;
+  // Exponents' shifts and means of a stage's queries.
+  auto numbers = [&](int i) {
+    return reinterpret_cast<float *>(memory + 2 * ROWS * L::PITCH + i % stages * STAGE + 2 * KEYS * L::PITCH);
+  };
+  auto load = [&](int i) {
+    const int head = kv_head * group + i / tiles, tile = first + i % tiles;
+    const uint32_t to = tiles_at + i % stages * STAGE;
     const T *q_head = q + batch * p.q_step[0] + head * p.q_step[2], *grad_head = grad + batch * p.o_step[0] + head * p.o_step[2];
-    const int64_t line = (int64_t(batch) * p.q_heads + head) * p.q_len;
-    for (int tile = first; tile < last; tile++) {
-      __syncthreads();
-      load_rows<D, KEYS, THREADS>(q_at, q_head, p.q_step[1], tile * KEYS, p.q_len, p.d);
+    load_rows<D, KEYS, THREADS>(to, q_head, p.q_step[1], tile * KEYS, p.q_len, p.d);
+    load_rows<D, KEYS, THREADS>(to + KEYS * L::PITCH, grad_head, p.o_step[1], tile * KEYS, p.q_len, p.d);
+    if (threadIdx.x < KEYS) {
+      const int row = tile * KEYS + threadIdx.x;
+      const int64_t at = (int64_t(batch) * p.q_heads + head) * p.q_len + row;
+      const float sum = row < p.q_len ? lse[at] : -INFINITY;
+      numbers(i)[threadIdx.x] = sum == -INFINITY ? INFINITY : sum * 1.4426950408889634f;
+      numbers(i)[KEYS + threadIdx.x] = row < p.q_len ? delta[at] : 0.0f;
+    }
+  };
+  float sum_k[DK ? D / 8 : 1][4] = {}, sum_v[DV ? D / 8 : 1][4] = {};
+  if (total > 0) load(0);
+  commit();
+  for (int i = 0; i < total; i++) {
+    if (stages > 1) {
+      if (i > 0) __syncthreads();
+      if (i + 1 < total) load(i + 1);
       commit();
-      load_rows<D, KEYS, THREADS>(grad_at, grad_head, p.o_step[1], tile * KEYS, p.q_len, p.d);
-      commit();
-      if (threadIdx.x < KEYS) {
-        const int row = tile * KEYS + threadIdx.x;
-        const float sum = row < p.q_len ? lse[line + row] : -INFINITY;
-        shifts[threadIdx.x] = sum == -INFINITY ? INFINITY : sum * 1.4426950408889634f;
-        means[threadIdx.x] = row < p.q_len ? delta[line + row] : 0.0f;
-      }
       wait_for<1>();
-      __syncthreads();
-      // Everything is turned: rows are keys, columns queries.
-      float score[KEYS / 8][4] = {};
-      products<T, D>(score, k_at, warp * 16, q_at);
+    } else {
+      if (i > 0) {
+        __syncthreads();
+        load(i);
+        commit();
+      }
+      wait_for<0>();
+    }
+    __syncthreads();
+    const int row0 = (first + i % tiles) * KEYS;
+    const uint32_t q_at = tiles_at + i % stages * STAGE, grad_at = q_at + KEYS * L::PITCH;
+    const float *shifts = numbers(i), *means = shifts + KEYS;
+    // Everything is turned: rows are keys, columns queries.
+    float score[KEYS / 8][4] = {};
+    products<T, D>(score, k_at, warp * 16, q_at);
+    const int last_key = key0 + warp * 16 + 15;
+    const bool whole = row0 + KEYS <= p.q_len && last_key < p.k_len && (!p.causal || last_key <= row0 + before);
+#pragma unroll
+    for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        const int key = key0 + warp * 16 + lane / 4 + e / 2 * 8, at = n * 8 + lane % 4 * 2 + e % 2, row = row0 + at;
+        const bool visible = whole || (row < p.q_len && key < p.k_len && (!p.causal || key <= row + before));
+        score[n][e] = visible ? power_of_two(score[n][e] * factor - shifts[at]) : 0.0f;
+      }
+    if constexpr (DV) add_products<T, D>(sum_v, score, grad_at);
+    if constexpr (DK) {
+      float change[KEYS / 8][4] = {};
+      products<T, D>(change, v_at, warp * 16, grad_at);
 #pragma unroll
       for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
-        for (int e = 0; e < 4; e++) {
-          const int key = key0 + warp * 16 + lane / 4 + e / 2 * 8, at = n * 8 + lane % 4 * 2 + e % 2, row = tile * KEYS + at;
-          const bool visible = row < p.q_len && key < p.k_len && (!p.causal || key <= row + before);
-          score[n][e] = visible ? power_of_two(score[n][e] * factor - shifts[at]) : 0.0f;
-        }
-      wait_for<0>();
-      __syncthreads();
-      if constexpr (DV) add_products<T, D>(sum_v, score, grad_at);
-      if constexpr (DK) {
-        float change[KEYS / 8][4] = {};
-        products<T, D>(change, v_at, warp * 16, grad_at);
-#pragma unroll
-        for (int n = 0; n < KEYS / 8; n++)
-#pragma unroll
-          for (int e = 0; e < 4; e++) score[n][e] *= change[n][e] - means[n * 8 + lane % 4 * 2 + e % 2];
-        add_products<T, D>(sum_k, score, q_at);
-      }
+        for (int e = 0; e < 4; e++) score[n][e] *= change[n][e] - means[n * 8 + lane % 4 * 2 + e % 2];
+      add_products<T, D>(sum_k, score, q_at);
     }
   }
   wait_for<0>();
@@ -229,15 +258,15 @@ __device__ __forceinline__ void attention_dkv(const Attention &p, const T *q, co
   }
 #define DQ(T, D, WARPS)                                                                                                  \
   extern "C" __global__ void __launch_bounds__(WARPS * 32)                                                               \
-      attention_dq_##D##_##T(Attention p, const T *q, const T *k, const T *v, const T *grad, const float *lse,           \
+      attention_dq_##D##_##T(Attention p, int stages, const T *q, const T *k, const T *v, const T *grad, const float *lse,           \
                              const float *delta, float *dq) {                                                           \
-    attention_dq<T, D, WARPS>(p, q, k, v, grad, lse, delta, dq);                                                         \
+    attention_dq<T, D, WARPS>(p, stages, q, k, v, grad, lse, delta, dq);                                                         \
   }
 #define DKV(T, D, NAME, WARPS, DK, DV)                                                                                   \
   extern "C" __global__ void __launch_bounds__(WARPS * 32)                                                               \
-      attention_##NAME##_##D##_##T(Attention p, const T *q, const T *k, const T *v, const T *grad, const float *lse,     \
+      attention_##NAME##_##D##_##T(Attention p, int stages, const T *q, const T *k, const T *v, const T *grad, const float *lse,     \
                                    const float *delta, float *dk, float *dv) {                                          \
-    attention_dkv<T, D, WARPS, DK, DV>(p, q, k, v, grad, lse, delta, dk, dv);                                            \
+    attention_dkv<T, D, WARPS, DK, DV>(p, stages, q, k, v, grad, lse, delta, dk, dv);                                            \
   }
 // Beyond 128 features the sums for keys and values do not fit the registers together.
 #define BACKWARD(T)                                                                                                      \

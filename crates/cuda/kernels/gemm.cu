@@ -1,4 +1,4 @@
-// Products of matrices on tensor cores of all GPUs since 8.0, for where cuBLASLt is not: d = activate(a * b + bias) + residual.
+// Products of matrices on tensor cores of all GPUs since 8.0, for where cuBLASLt is not: d = leaky(a * b + bias) + residual.
 //
 // | argument | shape |
 // |---|---|
@@ -112,8 +112,8 @@ __device__ __forceinline__ void gemm(const Gemm &p, const T *a, const T *b, cons
       for (int half = 0; half < 2; half++) {
         const int y = m0 + wm + i * 16 + lane / 4 + half * 8;
         if (y >= p.m) continue;
-        float v0 = activate(p.activation, p.slope, sum[i][j][2 * half] + b0);
-        float v1 = activate(p.activation, p.slope, sum[i][j][2 * half + 1] + b1);
+        float v0 = leaky(p.slope, sum[i][j][2 * half] + b0);
+        float v1 = leaky(p.slope, sum[i][j][2 * half + 1] + b1);
         if (residual) {
           v0 += up(residual[y * p.residual_row + x]);
           if (second) v1 += up(residual[y * p.residual_row + x + 1]);

@@ -111,10 +111,8 @@ __device__ __forceinline__ void gemm(const Gemm &p, const TensorMap &a_map, cons
           v0 += column < p.n ? up(bias[column]) : 0.0f;
           v1 += column + 1 < p.n ? up(bias[column + 1]) : 0.0f;
         }
-        if (p.activation != IDENTITY) {
-          v0 = activate(p.activation, p.slope, v0);
-          v1 = activate(p.activation, p.slope, v1);
-        }
+        v0 = leaky(p.slope, v0);
+        v1 = leaky(p.slope, v1);
         if (residual && row < p.m) {
           const T *from = residual + row * p.residual_row + column;
           if (even && column + 1 < p.n) {

@@ -54,7 +54,7 @@ __device__ __forceinline__ void matmul(const Gemm &p, const T *a, const T *b, co
     for (int x = 0; x < OWN; x++) {
       const int row = row0 + py + y / 4 * 64 + y % 4, column = column0 + px + x / 4 * 64 + x % 4;
       if (row >= p.m || column >= p.n) continue;
-      float value = activate(p.activation, p.slope, sum[y][x] + (bias ? up(bias[column]) : 0.0f));
+      float value = leaky(p.slope, sum[y][x] + (bias ? up(bias[column]) : 0.0f));
       if (residual) value += up(residual[row * p.residual_row + column]);
       d[row * p.d_row + column] = down<T>(value);
     }

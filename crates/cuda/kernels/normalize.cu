@@ -155,6 +155,8 @@ FOR_FLOATS(normalize, NORMALIZE, normalize<T>(kind, epsilon, r, x, weight, bias,
   FOR_FLOATS(normalize_##NAME, NORMALIZE, normalize_once<T, WARPS, PACKS>(kind, epsilon, r, x, weight, bias, y, add, sum))
 ONCE(warp1, 1, 1)
 ONCE(warp4, 1, 4)
+ONCE(warp8, 1, 8)
 ONCE(block2, 8, 2)
 ONCE(block4, 8, 4)
 ONCE(block8, 8, 8)
+ONCE(block16, 8, 16)

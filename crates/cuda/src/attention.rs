@@ -322,10 +322,14 @@ pub fn attention_backward(
         }
     };
     let rows = if width <= 128 { 128 } else { 64 };
-    let shared = (2 * rows + 2 * KEYS) * pitch(width) + 2 * KEYS * 4;
+    // A second stage hides the way of the next tile, where there is room for it.
+    let room = |stages: usize| 2 * rows * pitch(width) + stages * (2 * KEYS * pitch(width) + 2 * KEYS * 4);
+    let stages = if room(2) <= gpu.shared_memory() { 2 } else { 1 };
+    let shared = room(stages);
     if shared > gpu.shared_memory() {
         return refuse!(KERNEL, "gradients for {head} features of a head want {shared} bytes of shared memory");
     }
+    let stages = stages as i32;
     let raw = shape.raw([q.1, k.1, v.1, o_steps]);
     let delta = gpu.allocate(batch * q_heads * q_len * 4)?;
     let [q, k, v] = [q.0, k.0, v.0].map(|elements| elements.pointer());
@@ -341,12 +345,12 @@ pub fn attention_backward(
             let kernel = name("attention_delta_f16", "attention_delta_bf16");
             gpu.launch(kernel, grid, arguments![raw, o, grad, delta], &describe)?;
             let grid = Grid { blocks: [q_len.div_ceil(rows), q_heads, batch], threads, shared };
-            gpu.launch(queries, grid, arguments![raw, q, k, v, grad, lse, delta, dq], &describe)?;
+            gpu.launch(queries, grid, arguments![raw, stages, q, k, v, grad, lse, delta, dq], &describe)?;
         }
         if k_len > 0 {
             let grid = Grid { blocks: [k_len.div_ceil(rows), kv_heads, batch], threads, shared };
             for kernel in keys {
-                gpu.launch(kernel, grid, arguments![raw, q, k, v, grad, lse, delta, dk, dv], &describe)?;
+                gpu.launch(kernel, grid, arguments![raw, stages, q, k, v, grad, lse, delta, dk, dv], &describe)?;
             }
         }
     }

@@ -63,7 +63,7 @@ pub struct After<'a> {
     pub bias: Option<Elements<'a>>,
     /// Applied to the sum.
     pub activation: Activation,
-    /// As large as the result, and not turned; the result itself may be it.
+    /// As large as the result, and not turned; the result itself may be it where there is no activation.
     pub residual: Option<Matrices<'a>>,
 }
 
@@ -94,7 +94,6 @@ struct Raw {
     m: i32,
     k: i32,
     n: i32,
-    activation: i32,
     slope: f32,
     a_turned: i32,
     b_turned: i32,
@@ -146,6 +145,9 @@ pub fn gemm(
     }
     if let Some(residual) = residual {
         residual.check("the residual", batch, [m, n])?;
+    }
+    if after.activation != Activation::Identity && residual.is_some_and(|r| r.elements.pointer() == out.0.pointer()) {
+        return refuse!(KERNEL, "the residual is the result, which an activation comes before");
     }
     if [m, k, n].iter().any(|&side| side > i32::MAX as usize / 2) {
         return refuse!(KERNEL, "{m} x {k} x {n} is too large");
@@ -202,12 +204,23 @@ pub fn gemm(
             return refuse!(KERNEL, "cuBLASLt has no algorithm for {batch} x {m} x {k} x {n} of {dtype:?}");
         }
     }
-    let (code, slope) = after.activation.code();
+    // What kernels do as they store: activations that are a slope, and then the residual.
+    let slope = match after.activation {
+        Activation::Identity => Some(1.0),
+        Activation::Relu => Some(0.0),
+        Activation::LeakyRelu(slope) => Some(slope),
+        _ => None,
+    };
+    let Some(slope) = slope else {
+        let plain = After { activation: Activation::Identity, residual: None, ..after };
+        gemm(gpu, way, [batch, m, k, n], a, b, plain, d)?;
+        activate(gpu, after.activation, batch, [m, n], &target)?;
+        return residual.map_or(Ok(()), |residual| add(gpu, batch, [m, n], &target, &residual));
+    };
     let raw = Raw {
         m: m as i32,
         k: k as i32,
         n: n as i32,
-        activation: code,
         slope,
         a_turned: i32::from(a.turned),
         b_turned: i32::from(b.turned),

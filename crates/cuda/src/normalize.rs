@@ -110,9 +110,11 @@ pub fn normalize_sum(
     let (per_block, kernel) = match len / pack {
         ..=32 if wide => (8, variant!(dtype, "normalize_warp1")),
         ..=128 if wide => (8, variant!(dtype, "normalize_warp4")),
+        ..=256 if wide => (8, variant!(dtype, "normalize_warp8")),
         ..=512 if wide => (1, variant!(dtype, "normalize_block2")),
         ..=1024 if wide => (1, variant!(dtype, "normalize_block4")),
         ..=2048 if wide => (1, variant!(dtype, "normalize_block8")),
+        ..=4096 if wide => (1, variant!(dtype, "normalize_block16")),
         _ => (8, Some(kernel)),
     };
     let Some(kernel) = kernel else { return refuse!("normalize", "wants floats, got {dtype:?}") };
