@@ -47,18 +47,20 @@ impl Engine {
                     return Ok(Engine(Kind::Int8(Box::new(plan))));
                 }
             }
-            Precision::Auto | Precision::F32 => {}
+            Precision::Auto | Precision::F32 | Precision::Fast => {}
         }
         #[cfg(not(feature = "int8"))]
         if precision == Precision::Int8 {
             return Err(Error::BadOption("this program was built without 8-bit integers".into()));
         }
-        Ok(Engine(Kind::F32(Box::new(Plan::new(cpu, network)?))))
+        let plan = if precision == Precision::Fast { Plan::fast(cpu, network)? } else { Plan::new(cpu, network)? };
+        Ok(Engine(Kind::F32(Box::new(plan))))
     }
 
-    /// What it runs in: [`Precision::F32`] or [`Precision::Int8`].
+    /// What it runs in: [`Precision::F32`], [`Precision::Int8`], or where half precision is in use [`Precision::Fast`].
     pub fn precision(&self) -> Precision {
         match &self.0 {
+            Kind::F32(plan) if plan.is_half() => Precision::Fast,
             Kind::F32(_) => Precision::F32,
             #[cfg(feature = "int8")]
             Kind::Int8(_) => Precision::Int8,

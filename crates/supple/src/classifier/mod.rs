@@ -185,7 +185,8 @@ impl Classifier {
         &self.name
     }
 
-    /// What it is computed in: [`Precision::F32`] or [`Precision::Int8`].
+    /// What it is computed in: [`Precision::F32`], [`Precision::Int8`], or where half precision is in use
+    /// [`Precision::Fast`].
     pub fn precision(&self) -> Precision {
         self.engine.precision()
     }
