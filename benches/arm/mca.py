@@ -4,9 +4,10 @@
     python3 benches/arm/mca.py [ASSEMBLY]
 
 Compiles supple-kernels for aarch64 (after .ci/setup-cross; or takes the assembly given), cuts the innermost loops out of
-`sparse_conv::tile::Multiply` on NEON, and asks llvm-mca (package llvm-22 or another version) for the cycles of one turn:
-one stored column of one block of output channels, for one tile of pixels. The tile 32x1 is the shape that XNNPACK's
-kernels for unstructured sparsity have; the others are what packing in blocks of output channels allows.
+`sparse_conv::tile::Multiply` on NEON and of `sparse_conv::half`, which is in half precision, and asks llvm-mca (package
+llvm-22 or another version) for the cycles of one turn: one stored column of one block of output channels, for one tile of
+pixels. The tile 32x1 is the shape that XNNPACK's kernels for unstructured sparsity have; the others are what packing in
+blocks of output channels allows.
 
 Loads are assumed to hit the first-level cache. `stack` counts instructions that access the stack: sums that the compiler
 keeps in memory, which a good tile does not.
@@ -22,8 +23,11 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 TARGET = "aarch64-unknown-linux-gnu"
 CORES = ["neoverse-n1", "neoverse-v1", "apple-m1", "cortex-a55"]
-LANES = 4
-FUNCTION = re.compile(r"^(_R\w*dispatch\w*sparse_conv4tile8Multiply\w*):\n(.*?)^\.Lfunc_end", re.S | re.M)
+# Numbers, lanes of a vector, functions.
+KERNELS = [
+    ("f32", 4, re.compile(r"^(_R\w*dispatch\w*sparse_conv4tile8Multiply\w*):\n(.*?)^\.Lfunc_end", re.S | re.M)),
+    ("f16", 8, re.compile(r"^(_R\w*sparse_conv4half\w*):\n(.*?)^\.Lfunc_end", re.S | re.M)),
+]
 BRANCH = re.compile(r"\s+(?:b\.\w+|b|cbn?z|tbn?z)\s.*?(\.LBB\w+)$")
 
 
@@ -59,8 +63,10 @@ def innermost_loops(body):
 def shape(loop):
     """(vectors of pixels, output channels) of a loop that is a tile: one product for each pair; else None."""
     products = sum(bool(re.match(r"\s+fmla\s", line)) for line in loop)
-    # Whole vectors are pixels; weights come as single floats.
+    # Whole vectors are pixels; weights come as single floats, or as four halves.
     pixels = sum(len(re.findall(r"\bq\d+", line)) for line in loop if re.match(r"\s+ldu?[rp]\s", line))
+    if pixels > 1 and products == 8 * (pixels - 1) and ".h[7]" in "".join(loop):
+        pixels -= 1  # eight weights in half precision are a whole vector too
     return (pixels, products // pixels) if products and pixels and products % pixels == 0 else None
 
 
@@ -78,24 +84,27 @@ def main():
         sys.exit("llvm-mca is missing: install the package llvm-22")
     path = sys.argv[1] if len(sys.argv) > 1 else compile_kernels()
     with open(path) as file:
-        functions = FUNCTION.findall(file.read())
-    if not functions:
-        sys.exit(f"{path}: no dispatch of sparse_conv::tile::Multiply")
+        assembly = file.read()
     tiles = {}
-    for _, body in functions:
-        for loop in innermost_loops(body):
-            stack = sum("[sp" in line for line in loop)
-            if shape(loop):
-                tiles.setdefault((*shape(loop), stack), loop)
+    for numbers, lanes, pattern in KERNELS:
+        functions = pattern.findall(assembly)
+        if not functions:
+            sys.exit(f"{path}: no function of the product in {numbers}")
+        for _, body in functions:
+            for loop in innermost_loops(body):
+                stack = sum("[sp" in line for line in loop)
+                if shape(loop):
+                    pixels, channels = shape(loop)
+                    tiles.setdefault((numbers, pixels * lanes, channels, stack), (pixels * channels, loop))
     print(subprocess.run([analyser, "--version"], capture_output=True, text=True).stdout.strip().split("\n")[0].strip())
-    print("| tile (pixels x channels) | fmla | loads | stack | " + " | ".join(CORES) + " |")
-    print("|---|---|---|---|" + "---|" * len(CORES))
-    for (pixels, channels, stack), loop in sorted(tiles.items(), key=lambda tile: (tile[0][1], tile[0][0], tile[0][2])):
-        products = pixels * channels
+    print("| numbers | tile (pixels x channels) | fmla | loads | stack | " + " | ".join(CORES) + " |")
+    print("|---|---|---|---|---|" + "---|" * len(CORES))
+    order = lambda tile: (tile[0][0] == "f16", tile[0][2], tile[0][1], tile[0][3])
+    for (numbers, pixels, channels, stack), (products, loop) in sorted(tiles.items(), key=order):
         loads = sum(bool(re.match(r"\s+ld", line)) for line in loop)
         taken = [cycles(analyser, loop, core) for core in CORES]
         cells = [f"{t:.1f} ({products / t:.2f})" for t in taken]
-        print(f"| {pixels * LANES}x{channels} | {products} | {loads} | {stack} | " + " | ".join(cells) + " |")
+        print(f"| {numbers} | {pixels}x{channels} | {products} | {loads} | {stack} | " + " | ".join(cells) + " |")
     print("Cycles of a turn (vector multiply-adds a cycle).")
 
 

@@ -1,9 +1,9 @@
-// The worker: decodes pictures and runs the engine, so that the page never waits.
+// The worker: decodes pictures and leaves them to the engine's threads, so that the page never waits.
 //
 // Messages in: { id, task, ... }. Messages out: { id, progress }, then { id, result } or { id, error: { message, hint },
 // fatal }. After a fatal error the page starts another worker.
 
-import { describe, isFatal, load } from './supple.js';
+import { describe, isFatal, startPool } from './supple.js';
 
 /** Pixels of a picture that is read, at most. */
 const MOST_PIXELS = 64e6;
@@ -11,6 +11,8 @@ const MOST_PIXELS = 64e6;
 const CANVAS_SIDE = 16384;
 const CANVAS_PIXELS = 16384 ** 2;
 
+/** The engine's threads. */
+let pool;
 /** Upscalers by URL, loaded when first asked for. */
 const upscalers = new Map();
 let classifier;
@@ -19,18 +21,17 @@ const problem = (message, hint) => Object.assign(new Error(message), { hint });
 const megapixels = (pixels) => `${(pixels / 1e6).toFixed(1)} Mpixel`;
 
 const tasks = {
-  /** Loads the engine and tells what it is. */
+  /** Starts the engine and tells what it is. */
   async start() {
-    const engine = await load();
-    return { version: engine.version(), ...engine.features() };
+    const started = await engine();
+    return { version: started.version(), ...started.features() };
   },
 
   /** Takes a classifier from the bytes of a model file, or fetches it. */
   async openClassifier({ name, url, parts, labels }) {
-    const { Classifier } = await load();
     const bytes = parts ?? [await download(url)];
-    const opened = new Classifier(bytes, labels);
-    classifier?.free();
+    const opened = await (await engine()).openClassifier(bytes, labels);
+    classifier?.close();
     classifier = opened;
     return { name: opened.name || name, inputSize: opened.inputSize, classes: opened.classes };
   },
@@ -40,17 +41,16 @@ const tasks = {
     if (!classifier) throw problem('no classifier is loaded', 'choose a model file first');
     const { data, width, height } = await decode(picture);
     const began = performance.now();
-    const predictions = classifier.classify(data, width, height, top);
+    const predictions = await classifier.classify(data, width, height, { top });
     return { predictions, milliseconds: performance.now() - began, width, height };
   },
 
   /** Enlarges a picture and encodes the result as PNG. */
   async upscale({ picture, url, scale }, progress) {
-    const { Upscaler } = await load();
-    if (!upscalers.has(url)) upscalers.set(url, new Upscaler(await download(url)));
+    if (!upscalers.has(url)) upscalers.set(url, await (await engine()).openUpscaler(await download(url)));
     const source = await decode(picture, scale);
     let began = performance.now();
-    const enlarged = upscalers.get(url).upscale(source.data, source.width, source.height, progress);
+    const enlarged = await upscalers.get(url).upscale(source.data, source.width, source.height, { progress });
     const milliseconds = performance.now() - began;
     began = performance.now();
     const { width, height } = enlarged;
@@ -61,6 +61,15 @@ const tasks = {
     return { png, width, height, from, milliseconds, encoding: performance.now() - began };
   },
 };
+
+/** The engine's threads, started when first asked for, and again if that failed. */
+function engine() {
+  pool ??= startPool().catch((error) => {
+    pool = undefined;
+    throw error;
+  });
+  return pool;
+}
 
 /** The pixels of a blob or a bitmap; `scale` is what they will be enlarged by. */
 async function decode(picture, scale = 1) {

@@ -3,6 +3,7 @@
 import init, * as engine from './engine/engine.js';
 import { probe } from './probe.js';
 
+export { startPool } from './pool.js';
 export { probe };
 
 const MODULES = {

@@ -87,6 +87,33 @@ test('a picture is enlarged as the engine does it in Node', async () => {
   });
 });
 
+test('a wide picture is enlarged on several threads as on one', async () => {
+  const isolated = { 'cross-origin-opener-policy': 'same-origin', 'cross-origin-embedder-policy': 'require-corp' };
+  const { rgba, width, height } = makePicture(1000, 24);
+  for (const headers of [{}, isolated]) {
+    await visit({ headers }, async (page) => {
+      await ready(page);
+      const found = await page.evaluate(async ({ rgba, width, height }) => {
+        const { startPool } = await import('./supple.js');
+        const bytes = new Uint8Array(await (await fetch('models/rlfn_s_x2.safetensors')).arrayBuffer());
+        const upscale = async (threads) => {
+          const pool = await startPool({ threads });
+          const upscaler = await pool.openUpscaler(bytes);
+          const made = await upscaler.upscale(Uint8ClampedArray.from(rgba), width, height);
+          pool.close();
+          return [...new Uint8Array(await crypto.subtle.digest('SHA-256', made.rgba)), made.width, made.height];
+        };
+        const gone = await startPool({ worker: 'gone.js' }).then(() => 'started', (error) => error.message);
+        return { one: await upscale(1), three: await upscale(3), gone, isolated: crossOriginIsolated };
+      }, { rgba: [...rgba], width, height });
+      assert.equal(found.isolated, headers === isolated);
+      assert.deepEqual(found.three.slice(-2), [2000, 48]);
+      assert.deepEqual(found.three, found.one);
+      assert.match(found.gone, /^a thread of the engine stopped: /);
+    }, /404/);
+  }
+});
+
 test('a picture is classified with a model that is opened', async () => {
   const green = { width: 40, height: 30, rgba: Uint8ClampedArray.from({ length: 4800 }, (_, i) => [30, 200, 60, 255][i % 4]) };
   await visit({}, async (page) => {

@@ -24,14 +24,14 @@ function run(what, program, args, env = {}) {
 const skip = (what, why) => console.log(`SKIPPED: ${what}: ${why}`);
 
 const tests = (flags, files) => [...flags, '--test', '--test-reporter=spec', ...files];
-run('engine, simd128', process.execPath, tests([], ['engine.test.mjs']), { SUPPLE_MODULE: 'simd128' });
+run('engine, simd128', process.execPath, tests([], ['engine.test.mjs', 'pool.test.mjs']), { SUPPLE_MODULE: 'simd128' });
 
 // Older Node has relaxed SIMD behind a flag, newer refuses the flag.
 const relaxed = [[], ['--experimental-wasm-relaxed-simd']].find((flags) => {
   const question = "import('../src/probe.js').then(({ probe }) => process.exit(probe().relaxedSimd ? 0 : 1))";
   return spawnSync(process.execPath, [...flags, '--input-type=module', '-e', question], { cwd: folder }).status === 0;
 });
-if (relaxed) run('engine, relaxed-simd', process.execPath, tests(relaxed, ['engine.test.mjs']), { SUPPLE_MODULE: 'relaxed-simd' });
+if (relaxed) run('engine, relaxed-simd', process.execPath, tests(relaxed, ['engine.test.mjs', 'pool.test.mjs']), { SUPPLE_MODULE: 'relaxed-simd' });
 else skip('engine, relaxed-simd', `Node ${process.version} has no relaxed SIMD`);
 
 const tsc = fileURLToPath(new URL('../node_modules/typescript/bin/tsc', import.meta.url));

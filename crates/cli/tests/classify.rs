@@ -180,7 +180,12 @@ fn integers_are_computed_where_a_file_has_them() {
     let small = ["bench", "cnn", "--width", "0.25", "--size", "64", "--runs", "1", "--precision", "int8"];
     let json = sandbox.run(&[&small[..], &["--json"]].concat()).exits(0).json();
     assert_eq!(json["networks"][0]["precision"], "int8", "{json:#}");
-    sandbox.run(&[&small[..], &["--sparsity", "0.5"]].concat()).exits(2).says("--sparsity");
+    let json = sandbox.run(&[&small[..], &["--sparsity", "0.5", "--json"]].concat()).exits(0).json();
+    let [dense, sparse] = &json["networks"].as_array().unwrap()[..] else { panic!("{json:#}") };
+    assert_eq!((&dense["precision"], &sparse["precision"]), (&"int8".into(), &"int8".into()), "{json:#}");
+    assert!(sparse["name"].as_str().unwrap().ends_with("50% 4x4"), "{json:#}");
+    assert!(sparse["sparsity"].as_f64().unwrap() > dense["sparsity"].as_f64().unwrap() + 0.3, "{json:#}");
+    sandbox.run(&[&small[..], &["--sparsity", "0.5", "--pattern", "4"]].concat()).exits(2).says("--pattern");
 }
 
 #[test]

@@ -45,6 +45,6 @@ pub mod unary;
 
 pub use aligned::AlignedBuf;
 pub use cpu::Cpu;
-pub use isa::Isa;
+pub use isa::{Isa, has_fp16};
 pub use pool::ThreadPool;
 pub use rows::{Rows, RowsMut};

@@ -47,6 +47,48 @@ fn strips_of_the_real_network_are_invisible() {
 }
 
 #[test]
+fn columns_by_themselves_are_those_of_the_whole() {
+    let upscaler = Upscaler::bundled(2).unwrap().with_options(f32_options()).unwrap();
+    let opaque = scene(640, 30);
+    let alpha = (0..640 * 30).map(|i| (i % 640 / 3) as u8);
+    let with_alpha: Vec<u8> =
+        opaque.samples8().unwrap().chunks(3).zip(alpha).flat_map(|(c, a)| [c[0], c[1], c[2], a]).collect();
+    for p in [opaque, Picture::from_rgba8(640, 30, with_alpha).unwrap()] {
+        let (whole, channels) = (upscaler.upscale(&p).unwrap(), p.channels());
+        let parts = upscaler.split(640, 2);
+        assert_eq!(parts.len(), 2);
+        for columns in parts.into_iter().chain([3..4, 639..640]) {
+            let mut done = 0.0;
+            let tell = &mut |p: supple::Progress| {
+                done = p.fraction();
+                true
+            };
+            let part = upscaler.upscale_columns(&p, columns.clone(), tell).unwrap();
+            assert_eq!((part.width(), part.height(), done), (columns.len() * 2, 60, 1.0));
+            let len = part.width() * channels;
+            let rows = whole.samples8().unwrap().chunks(1280 * channels);
+            let expected: Vec<u8> =
+                rows.flat_map(|row| row[columns.start * 2 * channels..][..len].iter().copied()).collect();
+            assert!(part.samples8().unwrap() == expected, "{columns:?} differ");
+        }
+    }
+}
+
+#[test]
+fn columns_that_do_not_exist_are_refused() {
+    let (p, upscaler) = (scene(20, 20), Upscaler::bundled(2).unwrap());
+    let columns = |upscaler: &Upscaler, from, to| upscaler.upscale_columns(&p, from..to, &mut |_| true);
+    assert_eq!(columns(&upscaler, 0, 20).unwrap().width(), 40);
+    for (from, to) in [(3, 3), (0, 21), (20, 21)] {
+        assert!(columns(&upscaler, from, to).is_err(), "{from}..{to}");
+    }
+    for (tta, wrap) in [(true, false), (false, true)] {
+        let options = UpscalerOptions { tta, wrap, ..f32_options() };
+        assert!(columns(&upscaler.clone().with_options(options).unwrap(), 0, 10).is_err());
+    }
+}
+
+#[test]
 fn bundled_weights_reproduce_their_metadata_on_set5() {
     let root = std::env::var_os("SUPPLE_SPECS").map(PathBuf::from).unwrap_or_default();
     let folder = root.join("data/super_resolution/Set5");

@@ -11,6 +11,14 @@ pub(crate) fn count(what: &str, value: f64, most: usize) -> Result<usize, JsValu
     Err(error::new(&format!("{what} is {value}, wanted a whole number from 1 to {most}"), None))
 }
 
+/// `value` as a whole number in `0..end`; `what` names it in the error.
+pub(crate) fn index(what: &str, value: f64, end: usize) -> Result<usize, JsValue> {
+    if value.fract() == 0.0 && (0.0..end as f64).contains(&value) {
+        return Ok(value as usize);
+    }
+    Err(error::new(&format!("{what} is {value}, wanted a whole number from 0 to below {end}"), None))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -20,5 +28,7 @@ mod tests {
     fn whole_numbers_in_range_are_accepted() {
         assert_eq!(count("width", 1.0, 9), Ok(1));
         assert_eq!(count("width", 9.0, 9), Ok(9));
+        assert_eq!(index("from", 0.0, 9), Ok(0));
+        assert_eq!(index("from", 8.0, 9), Ok(8));
     }
 }

@@ -1,8 +1,9 @@
 //! `Upscaler`: enlarging pictures by a network.
 
-use crate::{error, picture};
+use crate::{error, number, picture};
 use js_sys::Function;
-use supple::{Error, UpscalerOptions};
+use std::ops::Range;
+use supple::{Error, Picture, Progress, UpscalerOptions};
 use wasm_bindgen::prelude::*;
 
 /// What pictures and network may take together, in bytes, unless the pictures need more. Pages live with less memory
@@ -48,33 +49,43 @@ impl Upscaler {
         #[wasm_bindgen(unchecked_param_type = "(done: number) => boolean | void")] progress: Option<Function>,
     ) -> Result<JsValue, JsValue> {
         let picture = picture::read(rgba, width, height)?;
-        self.check_size(&picture)?;
-        let mut thrown = None;
-        let mut last = -1.0;
-        let enlarged = self.upscaler.upscale_with(&picture, &mut |p| {
-            let (Some(progress), done) = (&progress, p.fraction()) else { return true };
-            if done - last < 1.0 / 256.0 && done < 1.0 {
-                return true;
-            }
-            last = done;
-            match progress.call1(&JsValue::NULL, &done.into()) {
-                Ok(answer) => answer.as_bool() != Some(false),
-                Err(e) => {
-                    thrown = Some(e);
-                    false
-                }
-            }
-        });
-        match (enlarged, thrown) {
-            (_, Some(e)) => Err(e),
-            (Err(Error::Cancelled), _) => Err(error::new("cancelled", None)),
-            (Err(e), _) => Err(error::of(&e)),
-            (Ok(enlarged), _) => picture::write(&enlarged),
-        }
+        self.check_size(&picture, 0..picture.width())?;
+        report(progress, &mut |progress| self.upscaler.upscale_with(&picture, progress))
     }
 
-    /// Refuses what no array can hold, and what there is no memory for.
-    fn check_size(&self, picture: &supple::Picture) -> Result<(), JsValue> {
+    /// Where to cut a picture of `width` columns, so that up to `parts` workers with an engine each take about the same
+    /// time for a part: the first column of each, and `width`.
+    #[wasm_bindgen]
+    pub fn split(&self, width: f64, parts: f64) -> Result<Vec<u32>, JsValue> {
+        let width = number::count("width", width, picture::MAX_SIDE)?;
+        let parts = number::count("parts", parts, usize::MAX >> 1)?;
+        Ok(std::iter::once(0).chain(self.upscaler.split(width, parts).iter().map(|part| part.end as u32)).collect())
+    }
+
+    /// What `upscale` gives, bit for bit, of the columns of the picture from `from` to before `to`.
+    #[wasm_bindgen(js_name = upscaleColumns, unchecked_return_type = "Picture")]
+    pub fn upscale_columns(
+        &self,
+        #[wasm_bindgen(unchecked_param_type = "Uint8ClampedArray | Uint8Array")] rgba: &JsValue,
+        width: f64,
+        height: f64,
+        from: f64,
+        to: f64,
+        #[wasm_bindgen(unchecked_param_type = "(done: number) => boolean | void")] progress: Option<Function>,
+    ) -> Result<JsValue, JsValue> {
+        let picture = picture::read(rgba, width, height)?;
+        let to = number::count("to", to, picture.width())?;
+        let columns = number::index("from", from, to)?..to;
+        self.check_size(&picture, columns.clone())?;
+        // All parts together get what one picture gets.
+        let share = MEMORY * columns.len() as u64 / picture.width() as u64;
+        let options = UpscalerOptions { max_memory: Some(share), ..UpscalerOptions::default() };
+        let upscaler = self.upscaler.clone().with_options(options).map_err(|e| error::of(&e))?;
+        report(progress, &mut |progress| upscaler.upscale_columns(&picture, columns.clone(), progress))
+    }
+
+    /// Refuses results that no array can hold, and columns of them that there is no memory for.
+    fn check_size(&self, picture: &Picture, columns: Range<usize>) -> Result<(), JsValue> {
         let scale = self.upscaler.scale();
         let (width, height) = (picture.width() as u64 * scale as u64, picture.height() as u64 * scale as u64);
         if width.max(height) > picture::MAX_SIDE as u64 {
@@ -82,10 +93,42 @@ impl Upscaler {
                 format!("the result would be {width}x{height}, sides of up to {} are possible", picture::MAX_SIDE);
             return Err(error::new(&message, Some("take a smaller picture or scale")));
         }
-        let samples = (width * height).saturating_mul(picture.channels() as u64);
+        let channels = picture.channels() as u64;
+        let samples = (columns.len() as u64 * scale as u64 * height).saturating_mul(channels);
         let fits = usize::try_from(samples).ok().filter(|_| width * height < 1 << 29);
-        let fits = fits.ok_or_else(|| picture::out_of_memory("the result", samples))?;
+        let fits = fits.ok_or_else(|| picture::out_of_memory("the result", width * height * channels))?;
         // Given back at once: the module's memory has grown by then, or cannot.
         picture::reserve(fits, "the result").map(drop)
+    }
+}
+
+/// Told how far the work is; `false` stops it.
+type Tell<'a> = dyn FnMut(Progress) -> bool + 'a;
+
+/// Runs `work`, tells `progress` 0 to 1 meanwhile, and hands out the picture.
+fn report(
+    progress: Option<Function>,
+    work: &mut dyn FnMut(&mut Tell<'_>) -> Result<Picture, Error>,
+) -> Result<JsValue, JsValue> {
+    let (mut thrown, mut last) = (None, -1.0);
+    let enlarged = work(&mut |p| {
+        let (Some(progress), done) = (&progress, p.fraction()) else { return true };
+        if done - last < 1.0 / 256.0 && done < 1.0 {
+            return true;
+        }
+        last = done;
+        match progress.call1(&JsValue::NULL, &done.into()) {
+            Ok(answer) => answer.as_bool() != Some(false),
+            Err(e) => {
+                thrown = Some(e);
+                false
+            }
+        }
+    });
+    match (enlarged, thrown) {
+        (_, Some(e)) => Err(e),
+        (Err(Error::Cancelled), _) => Err(error::new("cancelled", None)),
+        (Err(e), _) => Err(error::of(&e)),
+        (Ok(enlarged), _) => picture::write(&enlarged),
     }
 }

@@ -18,7 +18,7 @@
 //! | weights | `[entries][block]`; in WebAssembly each entry's after its offset, in one array |
 //! | bias | `[blocks · block]` |
 //!
-//! Files: `packed.rs` (this layout), `tile.rs` (the kernel), `tiles.rs` (its shape), `phases.rs` (zero-padded input), `depthwise.rs`, `direct.rs`
+//! Files: `packed.rs` (this layout), `tile.rs` (the kernel), `tiles.rs` (its shape), `half.rs` (in half precision), `phases.rs` (zero-padded input), `depthwise.rs`, `direct.rs`
 //! (its most usual case), `layer.rs` (a whole layer on all threads), `pool.rs`.
 //!
 //! Source: the block-sparse kernels of Elsen et al., "Fast Sparse ConvNets", arXiv 1911.09723; the granularity is
@@ -27,6 +27,7 @@
 mod depthwise;
 mod direct;
 mod direct_rows;
+mod half;
 mod layer;
 mod packed;
 mod phases;
@@ -40,6 +41,7 @@ mod unknown;
 mod tests;
 
 pub use depthwise::PlanarDepthwise;
+pub use half::HALF_BLOCK;
 pub use layer::{Feed, SparseLayer};
 pub use packed::{BLOCKS, PackedSparse, default_block};
 pub use phases::Phases;

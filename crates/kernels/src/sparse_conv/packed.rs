@@ -1,8 +1,9 @@
 //! Weights in blocks of output channels that share their zero columns.
 
 use super::tile::GATHERS;
-use super::tiles;
 use super::unknown::Unknown;
+use super::{half, tiles};
+use crate::isa::has_fp16;
 use crate::simd::lanes;
 use crate::{AlignedBuf, Isa};
 
@@ -44,6 +45,8 @@ pub struct PackedSparse {
     highest: usize,
     /// Vectors of pixels in a tile.
     pub(super) vectors: usize,
+    /// Weights of each entry in half precision, in place of `entries`.
+    half: Option<Vec<u16>>,
 }
 
 /// Whether an entry's offset, in bytes, stands before its weights: engines for WebAssembly have few registers and count every
@@ -186,7 +189,47 @@ impl PackedSparse {
             columns_at: Vec::new(),
             highest: 0,
             vectors,
+            half: None,
         }
+    }
+
+    /// The same weights rounded to half precision, and products computed in it (see `half.rs`), where this CPU computes so
+    /// twice as fast and there is a kernel for blocks of this size; else what it is. To be placed again.
+    pub fn in_half(self) -> PackedSparse {
+        // A block is as well several smaller ones.
+        if self.isa != Isa::Neon || !has_fp16() || !half::has_kernel(self.block.min(half::HALF_BLOCK)) {
+            return self;
+        }
+        let (block, parts) = (self.block.min(half::HALF_BLOCK), self.block.div_ceil(half::HALF_BLOCK));
+        let (mut indices, mut weights, mut starts) = (Vec::new(), Vec::new(), vec![0]);
+        for entries in self.starts.windows(2) {
+            for part in 0..parts {
+                for i in entries[0]..entries[1] {
+                    indices.push(self.indices[i]);
+                    let from = &self.entries[i * self.block + part * block..][..block];
+                    weights.extend(from.iter().map(|&weight| half::bits(weight)));
+                }
+                starts.push(indices.len());
+            }
+        }
+        let (offsets, entries) = (vec![0; indices.len()], AlignedBuf::zeroed(0));
+        let mut made = PackedSparse { block, indices, offsets, entries, starts, half: Some(weights), ..self };
+        // Blocks that only fill up the last of the larger ones have nothing to compute.
+        made.starts.truncate(made.out_channels.div_ceil(block) + 1);
+        made
+    }
+
+    /// Whether products are computed in half precision.
+    pub fn is_half(&self) -> bool {
+        self.half.is_some()
+    }
+
+    /// Where each entry of a block meets the gathered tile, and the weights of all, in half precision.
+    #[cfg(target_arch = "aarch64")]
+    pub(super) fn half_entries(&self, block: usize) -> (&[u32], &[u16]) {
+        let (first, last) = (self.starts[block], self.starts[block + 1]);
+        let weights = self.half.as_deref().unwrap_or_default();
+        (&self.offsets[first..last], &weights[first * self.block..last * self.block])
     }
 
     /// The instruction set that the weights are packed for.
@@ -227,7 +270,7 @@ impl PackedSparse {
     pub fn place(&mut self, of: impl Fn(usize) -> usize, gather: bool) {
         let to_u32 = |offset: usize| u32::try_from(offset).expect("offsets fit 32 bits");
         self.highest = 0;
-        let gather = gather && GATHERS;
+        let gather = self.is_half() || gather && GATHERS;
         let pixels = self.pixels();
         let block = self.block;
         for (i, &column) in self.indices.iter().enumerate() {
@@ -248,12 +291,13 @@ impl PackedSparse {
 
     /// Floats that a product needs to gather a tile; none where tiles are read in place.
     pub(super) fn gathered_len(&self) -> usize {
-        self.columns_at.len() * self.pixels()
+        let numbers = self.columns_at.len() * self.pixels();
+        if self.is_half() { numbers.div_ceil(2) } else { numbers }
     }
 
     /// Pixels of a tile.
     pub(super) fn pixels(&self) -> usize {
-        self.vectors * lanes(self.isa)
+        if self.is_half() { half::pixels(self.block) } else { self.vectors * lanes(self.isa) }
     }
 
     /// The highest place in the input that a column begins at.

@@ -94,6 +94,11 @@ pub(super) unsafe fn multiply_at(
     let read = packed.highest() + (rows - 1) * input_row + width + super::PADDING;
     assert!(input.len() >= read, "the product reads {read} floats of {}", input.len());
     assert!(epilogue.residual.is_none_or(|(residual, _)| residual.len() >= product.written(packed)), "residual");
+    #[cfg(target_arch = "aarch64")]
+    if packed.is_half() {
+        // SAFETY: weights are in half precision where the CPU computes so; the rest was checked or is the caller's promise.
+        return unsafe { super::half::multiply(packed, product, input, output, epilogue, blocks, gathered) };
+    }
     let kernel = Multiply { packed, product, input, output, epilogue, blocks, gathered };
     // SAFETY: the weights were packed for an instruction set that this CPU has; lengths were checked just now, and the
     // caller vouches for the output.

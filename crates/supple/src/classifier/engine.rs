@@ -101,6 +101,7 @@ impl Engine {
     /// What it runs in: [`Precision::F32`], [`Precision::Int8`], or [`Precision::F16`].
     pub fn precision(&self) -> Precision {
         match &self.kind {
+            Kind::F32(plan) if plan.is_half() => Precision::F16,
             Kind::F32(_) => Precision::F32,
             #[cfg(feature = "int8")]
             Kind::Int8(_) => Precision::Int8,
@@ -221,13 +222,14 @@ fn on_cpu(cpu: &Cpu, network: &ConvNet, precision: Precision) -> Result<Kind, Er
             }
         }
         Precision::F16 => return Err(Error::BadOption("16-bit floating point runs on a GPU only".into())),
-        Precision::Auto | Precision::F32 => {}
+        Precision::Auto | Precision::F32 | Precision::Fast => {}
     }
     #[cfg(not(feature = "int8"))]
     if matches!(precision, Precision::Int8 | Precision::F16) {
         return Err(Error::BadOption("this program was built without 8-bit integers, and has no GPU here".into()));
     }
-    Ok(Kind::F32(Box::new(Plan::new(cpu, network)?)))
+    let plan = if precision == Precision::Fast { Plan::fast(cpu, network)? } else { Plan::new(cpu, network)? };
+    Ok(Kind::F32(Box::new(plan)))
 }
 
 /// The network on the GPU of a choice; none where there is none and none has to be.

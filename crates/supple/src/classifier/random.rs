@@ -4,15 +4,16 @@
 use crate::Error;
 use supple_models::convnet::{ConvNet, Op, Pattern};
 
-/// Puts zeros into the 1×1 convolutions of `network`, but not into fully-connected layers: for every group of `block`
-/// neighbouring output channels, the same `sparsity` of the input channels, chosen at random. Returns the share of
-/// all the network's weights that are zero afterwards.
+/// Puts zeros into the 1×1 convolutions of `network`, but not into fully-connected layers: for every group of neighbouring
+/// output channels, the same `sparsity` of the groups of neighbouring input channels, chosen at random; `block` has the
+/// number of inputs and of outputs of a group. Returns the share of all the network's weights that are zero afterwards.
 ///
 /// # Errors
 /// If `sparsity` is not in 0..=1, no block, or the network is inconsistent.
-pub fn sparsify_at_random(network: &mut ConvNet, sparsity: f64, block: usize, seed: u64) -> Result<f64, Error> {
-    if !(0.0..=1.0).contains(&sparsity) || block == 0 {
-        return Err(Error::BadOption(format!("{sparsity} of blocks of {block} channels make no sense")));
+pub fn sparsify_at_random(network: &mut ConvNet, sparsity: f64, block: [usize; 2], seed: u64) -> Result<f64, Error> {
+    let [ins, outs] = block;
+    if !(0.0..=1.0).contains(&sparsity) || ins == 0 || outs == 0 {
+        return Err(Error::BadOption(format!("{sparsity} of blocks of {ins}x{outs} channels make no sense")));
     }
     let shapes = network.shapes()?;
     let mut random = SplitMix(seed);
@@ -22,18 +23,21 @@ pub fn sparsify_at_random(network: &mut ConvNet, sparsity: f64, block: usize, se
             continue;
         }
         let inputs = conv.in_channels;
-        let zeros = (inputs as f64 * sparsity).round() as usize;
-        let mut order: Vec<usize> = (0..inputs).collect();
-        for group in conv.weights.chunks_mut(block * inputs) {
-            // The head of a Fisher–Yates shuffle: `zeros` different channels.
+        let groups = inputs.div_ceil(ins);
+        let zeros = (groups as f64 * sparsity).round() as usize;
+        let mut order: Vec<usize> = (0..groups).collect();
+        for rows in conv.weights.chunks_mut(outs * inputs) {
+            // The head of a Fisher–Yates shuffle: `zeros` different groups.
             for i in 0..zeros {
-                order.swap(i, i + random.below(inputs - i));
+                order.swap(i, i + random.below(groups - i));
             }
-            for row in group.chunks_exact_mut(inputs) {
-                order[..zeros].iter().for_each(|&channel| row[channel] = 0.0);
+            for row in rows.chunks_exact_mut(inputs) {
+                for group in &order[..zeros] {
+                    row[group * ins..((group + 1) * ins).min(inputs)].fill(0.0);
+                }
             }
         }
-        conv.pattern = Pattern::Block(block);
+        conv.pattern = Pattern::Block(outs);
     }
     network.quantization = None;
     let weights = |op: &Op| match op {
@@ -88,7 +92,8 @@ mod tests {
         ];
         let preprocessing = Preprocessing::default();
         let mut network = ConvNet { name: "n".into(), nodes, preprocessing, labels: vec![], quantization: None };
-        let share = sparsify_at_random(&mut network, 0.3, block, 1).unwrap();
+        let whole = network.clone();
+        let share = sparsify_at_random(&mut network, 0.3, [1, block], 1).unwrap();
         let Op::Conv(point) = &network.nodes[1].op else { panic!() };
         let zero = |o: usize| -> Vec<usize> { (0..inputs).filter(|i| point.weights[o * inputs + i] == 0.0).collect() };
         for o in 0..outputs {
@@ -104,9 +109,18 @@ mod tests {
         );
         assert!((share - 60.0 / 230.0).abs() < 1e-9, "{share}");
         assert!(
-            sparsify_at_random(&mut network, 1.5, 4, 1).is_err()
-                && sparsify_at_random(&mut network, 0.5, 0, 1).is_err()
+            sparsify_at_random(&mut network, 1.5, [1, 4], 1).is_err()
+                && sparsify_at_random(&mut network, 0.5, [1, 0], 1).is_err()
+                && sparsify_at_random(&mut network, 0.5, [0, 4], 1).is_err()
         );
-        assert_eq!(sparsify_at_random(&mut network, 1.0, 4, 1).unwrap(), 200.0 / 230.0);
+        assert_eq!(sparsify_at_random(&mut network, 1.0, [1, 4], 1).unwrap(), 200.0 / 230.0);
+        // Two of the five groups of four inputs, for each group of outputs.
+        let mut network = whole;
+        assert_eq!(sparsify_at_random(&mut network, 0.4, [4, block], 1).unwrap(), 80.0 / 230.0);
+        let Op::Conv(point) = &network.nodes[1].op else { panic!() };
+        for (o, row) in point.weights.chunks(inputs).enumerate() {
+            assert!(row.chunks(4).all(|group| group.iter().all(|&w| w == group[0])), "output {o}: {row:?}");
+            assert_eq!(row, &point.weights[o / block * block * inputs..][..inputs]);
+        }
     }
 }

@@ -28,6 +28,7 @@ use canvas::{Canvas, Turn};
 use network::Origin;
 use output::{Output, Sums};
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use supple_models::{Rgb, RgbMut, SuperResolution};
@@ -167,29 +168,72 @@ impl Upscaler {
         picture: &Picture,
         progress: &mut dyn FnMut(Progress) -> bool,
     ) -> Result<Picture, Error> {
+        self.upscale_part(picture, 0..picture.width(), progress)
+    }
+
+    /// Ranges of columns that up to `parts` workers may enlarge each by itself, by [`Upscaler::upscale_columns`], in about
+    /// the same time. They cover a picture of `width` columns from left to right. There are fewer where another would save
+    /// next to nothing: a network also looks at what lies beside its columns.
+    pub fn split(&self, width: usize, parts: usize) -> Vec<Range<usize>> {
+        windows::split(&*self.network, width, parts)
+    }
+
+    /// What [`Upscaler::upscale_with`] gives, bit for bit, of some columns of the picture: a picture of
+    /// `columns.len() * scale` by `height * scale`.
+    ///
+    /// # Errors
+    /// As [`Upscaler::upscale_with`]; if the picture has no such columns; with `tta` and `wrap`.
+    pub fn upscale_columns(
+        &self,
+        picture: &Picture,
+        columns: Range<usize>,
+        progress: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Picture, Error> {
+        if columns.is_empty() || columns.end > picture.width() {
+            let width = picture.width();
+            return Err(Error::BadOption(format!("columns {columns:?} of a picture of {width} columns")));
+        }
+        if self.options.tta || self.options.wrap {
+            return Err(Error::BadOption("columns by themselves are possible without tta and wrap only".into()));
+        }
+        self.upscale_part(picture, columns, progress)
+    }
+
+    /// All columns, or without `tta` and `wrap` some.
+    fn upscale_part(
+        &self,
+        picture: &Picture,
+        columns: Range<usize>,
+        progress: &mut dyn FnMut(Progress) -> bool,
+    ) -> Result<Picture, Error> {
         let scale = self.scale();
-        let budget = self.budget(picture)?;
-        if let Some(result) = self.by_device(picture, progress) {
+        let budget = self.budget(picture, columns.len())?;
+        if columns.len() == picture.width()
+            && let Some(result) = self.by_device(picture, progress)
+        {
             return result;
         }
         let bleed = (!picture.is_opaque()).then(|| Bleed::new(picture));
         let margin = self.options.wrap.then(|| self.wrap_margin());
         let canvas = Canvas::new(picture, bleed.as_ref(), self.network.min_side(), margin);
-        let mut output = Output::new(&canvas, picture, scale);
+        let mut output = Output::new(&canvas, picture, columns.clone(), scale);
+        // With padding, all of it.
+        let part = if columns.len() == picture.width() { 0..canvas.size().0 } else { columns.clone() };
         let turns: Vec<Turn> = if self.options.tta { Turn::all().collect() } else { vec![Turn::default()] };
-        let mut meter = Meter::new(turns.len(), canvas.size(), progress);
+        let mut meter = Meter::new(turns.len(), (part.len(), canvas.size().1), progress);
         if !meter.report() {
             return Err(Error::Cancelled);
         }
         if !self.options.tta {
-            self.pass(&canvas, turns[0], budget, &mut meter, &mut |event| match event {
+            self.pass(&canvas, turns[0], part, budget, &mut meter, &mut |event| match event {
                 Event::Window => output.start_window(),
                 Event::Row(y, x, rgb) => output.put(y, x, rgb),
             })?;
         } else {
             let mut sums = Sums::new(canvas.size(), scale, picture.depth());
             for &turn in &turns {
-                self.pass(&canvas, turn, budget, &mut meter, &mut |event| {
+                let all = 0..canvas.turned_size(turn).0;
+                self.pass(&canvas, turn, all, budget, &mut meter, &mut |event| {
                     if let Event::Row(y, x, rgb) = event {
                         sums.add(turn, y, x, rgb);
                     }
@@ -202,7 +246,7 @@ impl Upscaler {
                 output.put(y, 0, &row);
             }
         }
-        Ok(picture.like(picture.width() * scale, picture.height() * scale, output.samples))
+        Ok(picture.like(columns.len() * scale, picture.height() * scale, output.samples))
     }
 
     /// Enlarges on a device from samples to samples; none for pictures that want more than the network alone, or where no device
@@ -240,18 +284,19 @@ impl Upscaler {
         Some(Ok(picture.like(width * scale, height * scale, samples)))
     }
 
-    /// Runs the network over all windows of a turned canvas.
+    /// Runs the network over all windows of a part of a turned canvas.
     fn pass(
         &self,
         canvas: &Canvas<'_>,
         turn: Turn,
+        part: Range<usize>,
         budget: u64,
         meter: &mut Meter<'_>,
         deliver: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), Error> {
         let scale = self.scale();
         for Cut { core, window } in
-            windows::plan(&*self.network, &self.cpu, canvas.turned_size(turn), budget, self.options.tile)
+            windows::plan(&*self.network, &self.cpu, canvas.turned_size(turn), part, budget, self.options.tile)
         {
             let columns = window.columns.clone();
             let keep = (core.start - columns.start) * scale * 3..(core.end - columns.start) * scale * 3;
@@ -282,18 +327,18 @@ impl Upscaler {
         Ok(())
     }
 
-    /// Bytes left for the network when the pictures have theirs.
-    fn budget(&self, picture: &Picture) -> Result<u64, Error> {
+    /// Bytes left for the network when the picture and `columns` of the result have theirs.
+    fn budget(&self, picture: &Picture, columns: usize) -> Result<u64, Error> {
         let scale = self.scale() as u64;
         let input = picture.bytes() as u64;
-        let pixels = (picture.width() * picture.height()) as u64;
+        let pixels = (columns * picture.height()) as u64;
+        let part = input.saturating_mul(columns as u64) / picture.width() as u64;
         let wide = if picture.depth() == crate::picture::Depth::Eight { 2 } else { 4 };
         let sums = if self.options.tta { pixels.saturating_mul(3 * wide) } else { 0 };
-        let needed = input.saturating_add(sums).saturating_mul(scale * scale).saturating_add(input);
+        let needed = part.saturating_add(sums).saturating_mul(scale * scale).saturating_add(input);
         let limit = memory::total();
         if needed > limit {
-            let what =
-                format!("the result of {}x{} pixels", picture.width() as u64 * scale, picture.height() as u64 * scale);
+            let what = format!("the result of {}x{} pixels", columns as u64 * scale, picture.height() as u64 * scale);
             return Err(Error::TooMuchMemory { what, needed, limit });
         }
         Ok(match self.options.max_memory {

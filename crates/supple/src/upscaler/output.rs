@@ -3,11 +3,14 @@
 use super::canvas::{Canvas, Turn};
 use crate::picture::{Color, Depth, Picture, Sample, Samples, luma_to_depth};
 use crate::resample::{Filter, RowResampler};
+use std::ops::Range;
 
 /// The picture in the making. Rows come in columns of the padded, enlarged canvas and are cropped here.
 pub(super) struct Output<'a> {
     canvas: &'a Canvas<'a>,
     scale: usize,
+    /// First column of the enlarged canvas that is kept, and how many.
+    left: usize,
     width: usize,
     height: usize,
     color: Color,
@@ -19,11 +22,13 @@ pub(super) struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    pub(super) fn new(canvas: &'a Canvas<'a>, picture: &Picture, scale: usize) -> Output<'a> {
-        let (width, height) = (picture.width() * scale, picture.height() * scale);
+    /// Room for some columns of `picture`, enlarged.
+    pub(super) fn new(canvas: &'a Canvas<'a>, picture: &Picture, columns: Range<usize>, scale: usize) -> Output<'a> {
+        let (width, height) = (columns.len() * scale, picture.height() * scale);
         Output {
             canvas,
             scale,
+            left: (canvas.left + columns.start) * scale,
             width,
             height,
             color: picture.color(),
@@ -44,7 +49,7 @@ impl<'a> Output<'a> {
 
     /// Takes red, green, blue of columns from `x` on of canvas row `y`.
     pub(super) fn put(&mut self, y: usize, x: usize, rgb: &[f32]) {
-        let (left, top) = (self.canvas.left * self.scale, self.canvas.top * self.scale);
+        let (left, top) = (self.left, self.canvas.top * self.scale);
         if y < top || y >= top + self.height {
             return;
         }

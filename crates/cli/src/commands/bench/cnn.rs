@@ -21,6 +21,7 @@ Examples:
   supple bench cnn dense.tflite sparse.safetensors --threads 1    files in turns
   supple bench cnn --precision int8                               the same network in 8-bit integers
   supple bench cnn --device cuda --batch 32                       on a GPU, 32 pictures at a time
+  supple bench cnn --precision int8 --sparsity 0.5                with blocks of 4 inputs by 4 outputs that are zero
   supple bench cnn --network efficientnet_lite0 --json
 
 Speed does not depend on the values of weights, except for zeros: random weights do. X GFLOP/s count two operations for each multiply-accumulate with a weight that is
@@ -50,9 +51,9 @@ pub struct Args {
     #[arg(long, value_parser = parse_sparsity)]
     sparsity: Option<f64>,
 
-    /// Neighbouring output channels that share their zeros
-    #[arg(long, value_name = "1x4|1x8", default_value = "1x4", value_parser = parse_pattern, requires = "sparsity")]
-    pattern: usize,
+    /// Neighbouring inputs by outputs that are zero together [default: 1x4, for integers 4x4]
+    #[arg(long, value_name = "1x4|1x8|4x4", value_parser = parse_pattern, requires = "sparsity")]
+    pattern: Option<[usize; 2]>,
 
     /// Numbers to compute with; int8 quantises random weights
     #[arg(long, value_enum, default_value_t = Numbers::Auto)]
@@ -102,9 +103,10 @@ fn parse_sparsity(text: &str) -> Result<f64, String> {
     sparsity.ok_or_else(|| "expected a share from 0 to 1, such as 0.3".into())
 }
 
-fn parse_pattern(text: &str) -> Result<usize, String> {
-    let block = text.strip_prefix("1x").and_then(|block| block.parse().ok()).filter(|block| (1..=64).contains(block));
-    block.ok_or_else(|| "expected 1x4 or 1x8".into())
+fn parse_pattern(text: &str) -> Result<[usize; 2], String> {
+    let side = |text: &str| text.parse().ok().filter(|side| (1..=64).contains(side));
+    let block = text.split_once('x').and_then(|(inputs, outputs)| Some([side(inputs)?, side(outputs)?]));
+    block.ok_or_else(|| "expected 1x4, 1x8 or 4x4".into())
 }
 
 /// Runs that warm up caches, clocks and threads.
@@ -118,18 +120,19 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     interrupt::install();
     let cpu = compute::cpu(Some(args.threads).filter(|&n| n > 0))?;
     let precision = Precision::from(args.precision);
-    if precision == Precision::Int8 && args.sparsity.is_some() {
-        return Err(Problem::usage("--sparsity puts zeros into f32 networks: leave out --precision int8").into());
-    }
     let mut contenders = Vec::new();
     for (name, network) in networks(args)? {
         let network =
             if args.models.is_empty() && precision == Precision::Int8 { integers(&network)? } else { network };
-        contenders.push(Contender::new(&cpu, name.clone(), &network, precision, args)?);
+        let dense = Contender::new(&cpu, name.clone(), &network, precision, args)?;
+        let in_integers = dense.plan.precision() == Precision::Int8;
+        contenders.push(dense);
         if let Some(sparsity) = args.sparsity {
+            let [inputs, outputs] = args.pattern.unwrap_or(if in_integers { [4, 4] } else { [1, 4] });
             let mut sparse = network;
-            sparsify_at_random(&mut sparse, sparsity, args.pattern, SEED)?;
-            let name = format!("{name}, {}% 1x{}", sparsity * 100.0, args.pattern);
+            sparsify_at_random(&mut sparse, sparsity, [inputs, outputs], SEED)?;
+            let sparse = if in_integers { integers(&sparse)? } else { sparse };
+            let name = format!("{name}, {}% {inputs}x{outputs}", sparsity * 100.0);
             contenders.push(Contender::new(&cpu, name, &sparse, precision, args)?);
         }
     }

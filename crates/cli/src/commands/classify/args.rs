@@ -87,6 +87,8 @@ pub enum Numbers {
     Auto,
     /// 32-bit floating point
     F32,
+    /// As f32, in half precision where the CPU computes faster in it (ARM with fp16)
+    Fast,
     /// 8-bit integers, which the file must have
     Int8,
 }
@@ -96,6 +98,7 @@ impl From<Numbers> for Precision {
         match numbers {
             Numbers::Auto => Precision::Auto,
             Numbers::F32 => Precision::F32,
+            Numbers::Fast => Precision::Fast,
             Numbers::Int8 => Precision::Int8,
         }
     }
@@ -106,6 +109,7 @@ pub fn precision_name(precision: Precision) -> &'static str {
     match precision {
         Precision::Auto => "auto",
         Precision::F32 => "f32",
+        Precision::Fast => "fast",
         Precision::Int8 => "int8",
         Precision::F16 => "f16",
     }

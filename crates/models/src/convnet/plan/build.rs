@@ -1,12 +1,12 @@
 //! From a list of operators to a plan: fusion, buffers, packing.
 
 use super::step::{Step, Tensor, Work};
-use super::{Layer, Plan, sample_tables};
+use super::{Layer, Numbers, Plan, sample_tables};
 use crate::Error;
 use crate::convnet::{Conv, ConvNet, Depthwise, Node, NodeId, Op, Pattern, Shape, Window2d};
 use supple_tensor::Cpu;
 use supple_tensor::kernels::sparse_conv::{
-    Feed, PackedSparse, Phases, PlanarDepthwise, Reduce, SparseLayer, default_block,
+    Feed, HALF_BLOCK, PackedSparse, Phases, PlanarDepthwise, Reduce, SparseLayer, default_block,
 };
 use supple_tensor::kernels::{AlignedBuf, Isa};
 
@@ -20,7 +20,7 @@ struct Fusion {
     absorbed: Vec<bool>,
 }
 
-pub(super) fn plan(cpu: &Cpu, network: &ConvNet, keep: &[NodeId]) -> Result<Plan, Error> {
+pub(super) fn plan(cpu: &Cpu, network: &ConvNet, keep: &[NodeId], numbers: Numbers) -> Result<Plan, Error> {
     let shapes = network.shapes()?;
     assert!(keep.iter().all(|&id| id < shapes.len()), "nodes to be kept exist");
     let kept = |id: NodeId| keep.contains(&id) || id + 1 == shapes.len();
@@ -37,16 +37,17 @@ pub(super) fn plan(cpu: &Cpu, network: &ConvNet, keep: &[NodeId]) -> Result<Plan
         let inputs: Vec<Tensor> = fusion.reads(network, id).into_iter().map(at).collect();
         let work = match (&node.op, fusion.product[id]) {
             (Op::Add, Some(product)) => {
-                let layer = Box::new(conv_layer(cpu, network, &shapes, &fusion, product));
+                let layer = Box::new(conv_layer(cpu, network, &shapes, &fusion, product, numbers));
                 Work::Conv { layer, residual: Some(network.nodes[product].activation.range()) }
             }
-            _ => work(cpu, network, &shapes, &fusion, id),
+            _ => work(cpu, network, &shapes, &fusion, id, numbers),
         };
         layers.push(describe(network, &shapes, &members));
         steps.push(Step { work, inputs, output: at(id), range: node.activation.range() });
     }
     let scratch = steps.iter().map(|step| step.scratch_len(cpu.threads())).max().unwrap_or(0);
     let output = at(shapes.len() - 1);
+    let half = steps.iter().any(|step| matches!(&step.work, Work::Conv { layer, .. } if layer.packed().is_half()));
     let visible = tensors.iter().enumerate().map(|(id, tensor)| tensor.filter(|_| kept(id)));
     Ok(Plan {
         cpu: cpu.clone(),
@@ -60,6 +61,7 @@ pub(super) fn plan(cpu: &Cpu, network: &ConvNet, keep: &[NodeId]) -> Result<Plan
         output,
         result: vec![0.0; output.shape.len()],
         samples: sample_tables(&network.preprocessing),
+        half,
     })
 }
 
@@ -164,12 +166,14 @@ fn place(
     (tensors, lengths)
 }
 
-fn work(cpu: &Cpu, network: &ConvNet, shapes: &[Shape], fusion: &Fusion, id: NodeId) -> Work {
+fn work(cpu: &Cpu, network: &ConvNet, shapes: &[Shape], fusion: &Fusion, id: NodeId, numbers: Numbers) -> Work {
     let node = &network.nodes[id];
     let input = shapes[node.inputs[0]];
     match &node.op {
         Op::Input(_) => unreachable!("the input is no step"),
-        Op::Conv(_) => Work::Conv { layer: Box::new(conv_layer(cpu, network, shapes, fusion, id)), residual: None },
+        Op::Conv(_) => {
+            Work::Conv { layer: Box::new(conv_layer(cpu, network, shapes, fusion, id, numbers)), residual: None }
+        }
         Op::Depthwise(depthwise) => Work::Depthwise(depthwise_layer(cpu.isa, depthwise, input, shapes[id])),
         Op::Add => Work::Add,
         Op::Concat => Work::Concat,
@@ -194,7 +198,14 @@ fn depthwise_layer(isa: Isa, depthwise: &Depthwise, input: Shape, output: Shape)
     PlanarDepthwise::new(isa, &depthwise.weights, &depthwise.bias, depthwise.multiplier, phases)
 }
 
-fn conv_layer(cpu: &Cpu, network: &ConvNet, shapes: &[Shape], fusion: &Fusion, id: NodeId) -> SparseLayer {
+fn conv_layer(
+    cpu: &Cpu,
+    network: &ConvNet,
+    shapes: &[Shape],
+    fusion: &Fusion,
+    id: NodeId,
+    numbers: Numbers,
+) -> SparseLayer {
     let node = &network.nodes[id];
     let Op::Conv(conv) = &node.op else { unreachable!("the caller looked") };
     let output = shapes[id];
@@ -221,14 +232,18 @@ fn conv_layer(cpu: &Cpu, network: &ConvNet, shapes: &[Shape], fusion: &Fusion, i
         }
     };
     let size = [output.height, output.width];
-    SparseLayer::new(pack(cpu.isa, conv), feed, Tensor::plane(source), size, Tensor::plane(output), cpu.threads())
+    let packed = pack(cpu.isa, conv, numbers);
+    // A single pixel would leave most of a tile empty.
+    let packed = if numbers == Numbers::Half && output.pixels() > 1 { packed.in_half() } else { packed };
+    SparseLayer::new(packed, feed, Tensor::plane(source), size, Tensor::plane(output), cpu.threads())
 }
 
 /// Packs the weights in the blocks that they were pruned in, or as the instruction set likes it best where they were not.
-fn pack(isa: Isa, conv: &Conv) -> PackedSparse {
+fn pack(isa: Isa, conv: &Conv, numbers: Numbers) -> PackedSparse {
     let columns = conv.columns();
+    let dense = if numbers == Numbers::Half { HALF_BLOCK } else { default_block(isa) };
     match conv.pattern {
-        Pattern::Dense => PackedSparse::pack_dense(isa, &conv.weights, &conv.bias, columns, default_block(isa)),
+        Pattern::Dense => PackedSparse::pack_dense(isa, &conv.weights, &conv.bias, columns, dense),
         Pattern::Block(block) | Pattern::Kernel(block) => {
             PackedSparse::pack(isa, &conv.weights, &conv.bias, columns, block)
         }

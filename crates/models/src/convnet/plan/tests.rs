@@ -69,15 +69,19 @@ impl Builder {
         for isa in Isa::available() {
             for threads in [1, 2, 5] {
                 let cpu = Cpu::new(isa, threads);
+                let mut fast = Plan::fast(&cpu, &self.network).unwrap();
+                let tolerance = if fast.is_half() { 0.01 } else { EXACT };
+                let found = fast.run(&input).unwrap();
+                agree(found, &wanted[wanted.len() - 1], tolerance, &format!("fast, {isa}, {threads} threads"));
                 for keep in [&[][..], &all] {
                     let mut plan = Plan::keeping(&cpu, &self.network, keep).unwrap();
                     for _ in 0..2 {
                         let found = plan.run(&input).unwrap().to_vec();
-                        agree(&found, &wanted[wanted.len() - 1], &format!("{isa}, {threads} threads"));
+                        agree(&found, &wanted[wanted.len() - 1], EXACT, &format!("{isa}, {threads} threads"));
                     }
                     for &id in keep {
                         let what = format!("{isa}, {threads} threads, node {id}");
-                        agree(&plan.tensor(id).unwrap(), &wanted[id], &what);
+                        agree(&plan.tensor(id).unwrap(), &wanted[id], EXACT, &what);
                     }
                 }
             }
@@ -85,12 +89,15 @@ impl Builder {
     }
 }
 
-fn agree(found: &[f32], wanted: &[f64], what: &str) {
+/// By how much numbers in f32 may be off, in parts of the largest.
+const EXACT: f64 = 1e-5;
+
+fn agree(found: &[f32], wanted: &[f64], tolerance: f64, what: &str) {
     assert_eq!(found.len(), wanted.len(), "{what}");
     let scale = wanted.iter().fold(1.0f64, |a, b| a.max(b.abs()));
     for (i, (&f, &w)) in found.iter().zip(wanted).enumerate() {
         // Written so that NaN fails.
-        assert!((f64::from(f) - w).abs() <= 1e-5 * scale, "{what}: at {i} found {f}, wanted {w}");
+        assert!((f64::from(f) - w).abs() <= tolerance * scale, "{what}: at {i} found {f}, wanted {w}");
     }
 }
 
@@ -157,6 +164,17 @@ fn bytes_are_normalised_like_floats() {
     assert_eq!(plan.run_rgb(&rgb).unwrap(), from_floats);
     assert!(matches!(plan.run(&planar[1..]), Err(Error::WrongInput { found: 359, .. })));
     assert!(matches!(plan.run_rgb(&rgb[1..]), Err(Error::WrongInput { .. })));
+}
+
+#[test]
+fn fast_is_half_precision_where_the_cpu_computes_in_it() {
+    let mut net = Builder::new(3, 10, 12);
+    net.conv(0, [3, 8], Window2d::square(3, 2, Padding::Same), Pattern::Dense);
+    for isa in Isa::available() {
+        let cpu = Cpu::new(isa, 1);
+        assert_eq!(Plan::fast(&cpu, &net.network).unwrap().is_half(), isa == Isa::Neon && has_fp16(), "{isa}");
+        assert!(!Plan::new(&cpu, &net.network).unwrap().is_half());
+    }
 }
 
 #[test]
