@@ -1,15 +1,18 @@
 //! One file per command: its arguments, its help, and the one pipeline of the library that it calls. What several
-//! commands share: which pictures are meant (`inputs`), and what is seen of the work (`progress`).
+//! commands share: which pictures are meant (`inputs`), options of language models (`language_model`), and what is seen of the work (`progress`).
 
 pub mod bench;
+pub mod chat;
 pub mod classify;
 pub mod compare;
 pub mod completions;
 pub mod compress;
 pub mod doctor;
 pub mod eval;
+pub mod generate;
 pub mod inputs;
 pub mod inspect;
+pub mod language_model;
 pub mod models;
 pub mod plot;
 pub mod progress;

@@ -1,6 +1,7 @@
 //! `supple bench`: how fast models run on this machine.
 
 mod cnn;
+mod llm;
 mod sr;
 
 use crate::report::Exit;
@@ -16,6 +17,7 @@ pub struct Args {
 enum Task {
     Sr(sr::Args),
     Cnn(cnn::Args),
+    Llm(llm::Args),
 }
 
 /// Runs the command.
@@ -23,6 +25,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     match &args.task {
         Task::Sr(args) => sr::run(args),
         Task::Cnn(args) => cnn::run(args),
+        Task::Llm(args) => llm::run(args),
     }
 }
 
