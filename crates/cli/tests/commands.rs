@@ -21,14 +21,19 @@ fn every_command_has_help_with_examples() {
     for command in [
         "upscale",
         "classify",
+        "chat",
+        "generate",
         "compare",
         "models",
         "inspect",
         "doctor",
         "eval sr",
         "eval cnn",
+        "eval ppl",
+        "eval kl",
         "bench sr",
         "bench cnn",
+        "bench llm",
         "completions",
     ] {
         let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();

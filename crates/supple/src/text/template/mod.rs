@@ -35,8 +35,8 @@ use supple_weights::gguf::Gguf;
 const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 /// Longest template in bytes.
 const MAX_TEMPLATE: usize = 1 << 20;
-/// Steps of a rendering; a long conversation takes some thousands.
-const FUEL: u64 = 50_000_000;
+/// Steps of a rendering; a long conversation takes some ten thousand.
+const FUEL: u64 = 5_000_000;
 /// Special tokens that templates may name.
 const TOKENS: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
 
@@ -180,7 +180,7 @@ impl ChatTemplate {
     /// [`Error::Template`] when the template refuses the conversation (in its own words) or fails.
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String, Error> {
         let message = |message: &Message| {
-            Value::from_iter([
+            Value::from_pairs([
                 ("role", Value::from(message.role.as_str())),
                 ("content", Value::from(message.content.as_str())),
             ])
@@ -225,7 +225,7 @@ impl ChatTemplate {
         let now = options.now.unwrap_or_else(SystemTime::now);
         let clock = Value::from_function(move |format: String| date::format(now, &format));
         context.insert("strftime_now".into(), clock);
-        template.render(Value::from_iter(context)).map_err(wrong)
+        template.render(Value::from_pairs(context)).map_err(wrong)
     }
 }
 
