@@ -1,3 +1,4 @@
-//! Language models: from text to tokens and back.
+//! Language models: from text to tokens and back, and conversations.
 
+pub mod template;
 pub mod tokenizer;
