@@ -36,7 +36,8 @@ fn model(folder: &Path, seed: u32) -> PathBuf {
         key("attention.head_count", 2),
         ("qwen2.attention.layer_norm_rms_epsilon".to_owned(), Value::F32(1e-5)),
     ];
-    let tensor = |name: &str, shape: &[usize], block_type| NewTensor { name: name.into(), shape: shape.to_vec(), block_type };
+    let tensor =
+        |name: &str, shape: &[usize], block_type| NewTensor { name: name.into(), shape: shape.to_vec(), block_type };
     let tensors = [
         tensor("token_embd.weight", &[257, 32], BlockType::F32),
         tensor("output_norm.weight", &[32], BlockType::F32),

@@ -90,11 +90,7 @@ impl Batch {
     ///
     /// # Errors
     /// As [`Llama::forward`]. Sequences are then as they were.
-    pub fn step(
-        &mut self,
-        model: &Llama,
-        choose: &mut Choose<'_>,
-    ) -> Result<Vec<Finished>, Error> {
+    pub fn step(&mut self, model: &Llama, choose: &mut Choose<'_>) -> Result<Vec<Finished>, Error> {
         if self.slots.is_empty() {
             return Ok(Vec::new());
         }

@@ -1,4 +1,4 @@
-//! Language models: text to tokens and back, generation, and measuring.
+//! Language models: text to tokens and back, conversations, generation, and measuring.
 
 pub mod evaluate;
 pub mod generate;
