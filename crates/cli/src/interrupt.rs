@@ -19,3 +19,8 @@ pub fn install() {
 pub fn asked() -> bool {
     ASKED.load(Ordering::SeqCst)
 }
+
+/// Forgets that Ctrl-C was pressed: what was to stop has stopped, and the program goes on.
+pub fn forget() {
+    ASKED.store(false, Ordering::SeqCst);
+}

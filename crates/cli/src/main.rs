@@ -8,8 +8,8 @@ mod size;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use commands::{
-    bench, classify, compare, completions, compress, doctor, download, eval, inspect, launch, models, plot, train,
-    upscale,
+    bench, chat, classify, compare, completions, compress, doctor, download, eval, generate, inspect, launch, models,
+    plot, train, upscale,
 };
 use report::Exit;
 use std::process::ExitCode;
@@ -19,6 +19,7 @@ Examples:
   supple upscale photo.jpg                     write photo_x4.png beside it
   supple upscale photos/ -o large/ -s 2        a folder with all below it, twice as large
   supple classify photo.jpg -m net.tflite      name what is in it
+  supple chat model.gguf                       talk with a language model
   supple doctor                                what this machine offers
 
 'supple COMMAND --help' explains a command and shows examples.
@@ -37,6 +38,8 @@ struct Cli {
 enum Command {
     Upscale(upscale::Args),
     Classify(classify::Args),
+    Chat(chat::Args),
+    Generate(generate::Args),
     Compress(compress::Args),
     Train(train::Args),
     Launch(launch::Args),
@@ -55,6 +58,8 @@ fn run(command: &Command) -> anyhow::Result<Exit> {
     match command {
         Command::Upscale(args) => upscale::run(args),
         Command::Classify(args) => classify::run(args),
+        Command::Chat(args) => chat::run(args),
+        Command::Generate(args) => generate::run(args),
         Command::Compress(args) => compress::run(args),
         Command::Train(args) => train::run(args),
         Command::Launch(args) => launch::run(args),

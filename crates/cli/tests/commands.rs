@@ -21,6 +21,8 @@ fn every_command_has_help_with_examples() {
     for command in [
         "upscale",
         "classify",
+        "chat",
+        "generate",
         "compare",
         "models",
         "inspect",
@@ -28,11 +30,14 @@ fn every_command_has_help_with_examples() {
         "download",
         "eval sr",
         "eval cnn",
+        "eval ppl",
+        "eval kl",
         "bench sr",
         "bench cnn",
         "bench train",
         "train",
         "launch",
+        "bench llm",
         "completions",
     ] {
         let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();

@@ -202,6 +202,20 @@ pub enum Error {
     /// An option with a value that makes no sense.
     #[error("{0}")]
     BadOption(String),
+    /// A prompt without tokens.
+    #[error("the prompt is empty: there is nothing to go on from")]
+    EmptyPrompt,
+    /// A prompt that leaves no room for an answer.
+    #[error("the prompt has {tokens} tokens, and the context is {context}")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Tokens of prompt and answer together, at most.
+        context: usize,
+    },
+    /// A language model whose arithmetic went wrong.
+    #[error("the model produced no finite logits")]
+    NotFiniteLogits,
     /// The caller stopped the work.
     #[error("cancelled")]
     Cancelled,
@@ -255,6 +269,9 @@ impl Error {
                 format!("formats that can be written: {}", PictureFormat::writable_names())
             }
             Error::Encode { .. } => "png and tiff hold pictures of any size".into(),
+            Error::EmptyPrompt => "give some text, as an argument or on standard input".into(),
+            Error::PromptTooLong { tokens, .. } => format!("--context {} or more, or a shorter prompt", tokens + 256),
+            Error::NotFiniteLogits => "the weights are damaged".into(),
             Error::NotFinite { .. } => "try --precision f32; if it stays, the weights are damaged".into(),
             Error::NotFiniteScore { .. } => "the weights are damaged, or too large for 32-bit floating point".into(),
             Error::NotAClassifier { .. } => {

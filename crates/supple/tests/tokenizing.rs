@@ -285,6 +285,38 @@ fn published_texts_come_back_byte_for_byte() {
     }
 }
 
+/// FNV-1a over the numbers of tokens.
+fn digest(tokens: &[u32]) -> u64 {
+    tokens.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &id| (hash ^ u64::from(id)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Numbers as Python's `tokenizers` gives them with the pre-tokeniser in the model's own `tokenizer.json`. Models other than
+/// the vocabulary are looked for in the folder that `SUPPLE_MODELS_CACHE` names.
+#[test]
+fn long_texts_have_the_numbers_of_other_implementations() {
+    let Some(folder) = data("") else { return };
+    let cache = std::env::var_os("SUPPLE_MODELS_CACHE").map(PathBuf::from).unwrap_or_default();
+    let gpt2 = folder.join("tokenizers/ggml-vocab-gpt-2.gguf");
+    let smollm2 = cache.join("SmolLM2-135M-Instruct.Q4_1.gguf");
+    let cases = [
+        (&gpt2, "technical.utf8", 73_932, 0x94f5_9e23_7fac_c161),
+        (&gpt2, "tinyshakespeare.txt", 338_025, 0xb547_ad36_3c19_676e),
+        (&smollm2, "technical.utf8", 75_426, 0x24b0_a9a3_b9d8_7482),
+        (&smollm2, "tinyshakespeare.txt", 341_094, 0x932b_45fd_2234_1f88),
+    ];
+    for (model, text, count, wanted) in cases {
+        if !model.is_file() {
+            println!("skipped: no {}", model.display());
+            continue;
+        }
+        let tokenizer = Tokenizer::open(model).unwrap();
+        let text = std::fs::read_to_string(folder.join("text").join(text)).unwrap();
+        let tokens = tokenizer.encode(&text, TEXT).unwrap();
+        assert_eq!((tokens.len(), digest(&tokens)), (count, wanted), "{}", model.display());
+        assert!(tokenizer.decode(&tokens) == text);
+    }
+}
+
 #[test]
 fn the_vocabulary_of_llama2c_is_read() {
     let Some(folder) = data("llm") else { return };

@@ -1,7 +1,8 @@
 //! One file per command: its arguments, its help, and the one pipeline of the library that it calls. What several
-//! commands share: which pictures are meant (`inputs`), and what is seen of the work (`progress`).
+//! commands share: which pictures are meant (`inputs`), options of language models (`language_model`), and what is seen of the work (`progress`).
 
 pub mod bench;
+pub mod chat;
 pub mod classify;
 pub mod compare;
 pub mod completions;
@@ -9,8 +10,10 @@ pub mod compress;
 pub mod doctor;
 pub mod download;
 pub mod eval;
+pub mod generate;
 pub mod inputs;
 pub mod inspect;
+pub mod language_model;
 pub mod launch;
 pub mod models;
 pub mod plot;

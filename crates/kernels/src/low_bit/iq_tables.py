@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes iq_grids.rs (the codebooks of the IQ formats) and iq_golden.bin (random blocks with their values) beside itself.
+"""Writes iq_grids.rs (the codebooks of the IQ formats) and iq_golden.bin (random blocks with their values)
+beside itself, and quantise_golden.bin (random floats with their blocks).
 
 Needs the PyPI packages gguf and numpy, whose dequantisation is the reference: `pip install gguf numpy; python3 iq_tables.py`.
 """
@@ -53,5 +54,15 @@ def golden():
     (HERE / "iq_golden.bin").write_bytes(out)
 
 
+def quantised():
+    values = np.random.default_rng(6).normal(0, 1, (4, 32)).astype("<f4")
+    values[1] *= 1e-6
+    values[2] = 0
+    values[3] = np.abs(values[3]) * 1000
+    out = values.tobytes() + b"".join(quants.quantize(values, T[name]).tobytes() for name in ("Q8_0", "Q4_0", "Q4_1"))
+    (HERE / "quantise_golden.bin").write_bytes(out)
+
+
 grids()
 golden()
+quantised()

@@ -10,7 +10,8 @@
 //! order of `k`, one fused multiply-add a sub-block (and one for its minimum), whatever the number of columns: a column's
 //! result does not depend on its neighbours, nor on threads.
 //!
-//! [`DenseMatrix`] is the same for `F32`, `F16` and `BF16`, with floats for activations. [`iq`] reads the rest of GGUF's formats.
+//! [`DenseMatrix`] is the same for `F32`, `F16` and `BF16`, with floats for activations. [`iq`] reads the rest of GGUF's formats,
+//! [`quantise`] writes some.
 
 mod activations;
 mod dense;
@@ -20,6 +21,7 @@ mod iq_grids;
 mod layout;
 mod matrix;
 mod product;
+pub mod quantise;
 #[cfg(test)]
 mod tests;
 mod tile;

@@ -19,6 +19,9 @@ pub struct Finished {
     pub tokens: Vec<u32>,
 }
 
+/// Chooses the next token of a sequence by its tokens and the logits after them; none if it is done.
+pub type Choose<'a> = dyn FnMut(Ticket, &[u32], &[f32]) -> Option<u32> + 'a;
+
 /// Sequences that are decoded together.
 #[derive(Debug)]
 pub struct Batch {
@@ -87,11 +90,7 @@ impl Batch {
     ///
     /// # Errors
     /// As [`Llama::forward`]. Sequences are then as they were.
-    pub fn step(
-        &mut self,
-        model: &Llama,
-        choose: &mut dyn FnMut(Ticket, &[u32], &[f32]) -> Option<u32>,
-    ) -> Result<Vec<Finished>, Error> {
+    pub fn step(&mut self, model: &Llama, choose: &mut Choose<'_>) -> Result<Vec<Finished>, Error> {
         if self.slots.is_empty() {
             return Ok(Vec::new());
         }

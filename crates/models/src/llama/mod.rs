@@ -22,7 +22,7 @@ mod linear;
 mod load;
 mod rope;
 
-pub use batch::{Batch, Finished, Ticket};
+pub use batch::{Batch, Choose, Finished, Ticket};
 pub use cache::{Cache, Sequence};
 pub use config::{Config, FAMILIES, Norms, QkNorm};
 pub use forward::{Input, Wanted, Workspace};

@@ -1,6 +1,7 @@
 //! `supple bench`: how fast models run, and are trained, on this machine.
 
 mod cnn;
+mod llm;
 mod sr;
 mod train;
 
@@ -18,6 +19,7 @@ enum Task {
     Sr(sr::Args),
     Cnn(cnn::Args),
     Train(train::Args),
+    Llm(llm::Args),
 }
 
 /// Runs the command.
@@ -26,6 +28,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         Task::Sr(args) => sr::run(args),
         Task::Cnn(args) => cnn::run(args),
         Task::Train(args) => train::run(args),
+        Task::Llm(args) => llm::run(args),
     }
 }
 

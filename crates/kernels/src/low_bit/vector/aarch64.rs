@@ -1,7 +1,7 @@
 //! NEON, with and without dotprod.
 
 use super::Quads;
-use crate::simd::{F32x4, Simd};
+use crate::simd::F32x4;
 use std::arch::aarch64::*;
 use std::arch::asm;
 

@@ -1,0 +1,123 @@
+//! Options that commands with language models share.
+
+use std::path::{Path, PathBuf};
+use supple::text::generate::{Generated, OpenOptions, TextGenerator};
+use supple::text::sampling::Sampling;
+
+/// Which model, and what it runs with.
+#[derive(Debug, clap::Args)]
+pub struct Compute {
+    /// Threads [default: all]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+
+    /// Most tokens of prompt and answer together [default: as long as the model was made for, at most 8192]
+    #[arg(short, long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub context: Option<u32>,
+
+    /// Keep keys and values in 32 bits, not 16
+    #[arg(long)]
+    pub exact_cache: bool,
+}
+
+impl Compute {
+    /// Opens a model.
+    pub fn open(&self, model: &Path) -> Result<TextGenerator, supple::Error> {
+        let options = OpenOptions {
+            threads: self.threads.map(usize::from),
+            context: self.context.map(|context| context as usize),
+            exact_cache: self.exact_cache,
+        };
+        TextGenerator::open(model, options)
+    }
+}
+
+/// How tokens are chosen.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Sampling")]
+pub struct Choice {
+    /// 0: always the likeliest token
+    #[arg(short, long, default_value_t = 0.8)]
+    pub temperature: f32,
+
+    /// Only the so many likeliest; 0: all
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    pub top_k: usize,
+
+    /// Only the likeliest that together reach this probability
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    pub top_p: f32,
+
+    /// Only those at least this times as likely as the likeliest
+    #[arg(long, value_name = "P", default_value_t = 0.05)]
+    pub min_p: f32,
+
+    /// Divides positive logits of the last 64 tokens, multiplies negative ones; 1: none
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub repetition_penalty: f32,
+
+    /// Subtracted from the logit of a recent token for each time it occurs
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_hyphen_values = true)]
+    pub frequency_penalty: f32,
+
+    /// Subtracted from the logit of a recent token
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_hyphen_values = true)]
+    pub presence_penalty: f32,
+
+    /// Seed of the draws; the same seed gives the same text
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+impl Choice {
+    /// In the library's terms.
+    pub fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            frequency_penalty: self.frequency_penalty,
+            presence_penalty: self.presence_penalty,
+            seed: self.seed,
+            ..Sampling::default()
+        }
+    }
+}
+
+/// What to measure on.
+#[derive(Debug, clap::Args)]
+pub struct Measured {
+    /// Text to measure on
+    #[arg(long, value_name = "FILE")]
+    pub text: PathBuf,
+
+    /// Tokens of a window
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
+    pub window: u32,
+
+    /// Tokens from one window to the next [default: the window]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub stride: Option<u32>,
+
+    /// Stop after so many windows
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub windows: Option<u32>,
+}
+
+/// One line of speeds.
+pub fn speeds(generated: &Generated) -> String {
+    let cached = match generated.cached_tokens {
+        0 => String::new(),
+        cached => format!(", {cached} from the cache"),
+    };
+    format!(
+        "prompt {} tokens{cached}, {:.1} tokens/s; answer {} tokens, {:.1} tokens/s; first after {:.2} s",
+        generated.prompt_tokens,
+        generated.prefill_rate(),
+        generated.tokens.len(),
+        generated.decode_rate(),
+        generated.prefill.as_secs_f64(),
+    )
+}
