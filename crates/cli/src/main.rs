@@ -7,7 +7,9 @@ mod report;
 mod size;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use commands::{bench, classify, compare, completions, compress, doctor, eval, inspect, models, plot, train, upscale};
+use commands::{
+    bench, classify, compare, completions, compress, convert, doctor, eval, inspect, models, plot, train, upscale,
+};
 use report::Exit;
 use std::process::ExitCode;
 
@@ -40,6 +42,7 @@ enum Command {
     Compare(compare::Args),
     Models(models::Args),
     Inspect(inspect::Args),
+    Convert(convert::Args),
     Doctor(doctor::Args),
     Eval(eval::Args),
     Bench(bench::Args),
@@ -56,6 +59,7 @@ fn run(command: &Command) -> anyhow::Result<Exit> {
         Command::Compare(args) => compare::run(args),
         Command::Models(args) => models::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Convert(args) => convert::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Bench(args) => bench::run(args),
