@@ -8,8 +8,8 @@ mod size;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use commands::{
-    bench, chat, classify, compare, completions, compress, doctor, download, eval, generate, inspect, launch, models,
-    plot, train, upscale,
+    bench, chat, classify, compare, completions, compress, convert, doctor, download, eval, generate, inspect, launch,
+    models, plot, train, upscale,
 };
 use report::Exit;
 use std::process::ExitCode;
@@ -48,6 +48,7 @@ enum Command {
     Models(models::Args),
     Download(download::Args),
     Inspect(inspect::Args),
+    Convert(convert::Args),
     Doctor(doctor::Args),
     Eval(eval::Args),
     Bench(bench::Args),
@@ -68,6 +69,7 @@ fn run(command: &Command) -> anyhow::Result<Exit> {
         Command::Models(args) => models::run(args),
         Command::Download(args) => download::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Convert(args) => convert::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Bench(args) => bench::run(args),

@@ -26,6 +26,7 @@ fn every_command_has_help_with_examples() {
         "compare",
         "models",
         "inspect",
+        "convert",
         "doctor",
         "download",
         "eval sr",
@@ -80,6 +81,68 @@ fn inspect_shows_tensors_and_the_network() {
     sandbox.write("text.safetensors", b"not at all");
     sandbox.run(&["inspect", "text.safetensors"]).exits(1).says("error: ").says("text.safetensors");
     sandbox.run(&["inspect", "missing.pth"]).exits(1).says("missing.pth");
+}
+
+/// A GGUF file with one matrix and one vector.
+fn gguf() -> Vec<u8> {
+    use supple::weights::gguf::{Array, BlockType, NewTensor, Value, save};
+    let sandbox = Sandbox::new();
+    let path = sandbox.path("tiny.gguf");
+    let metadata = [
+        ("general.architecture".to_string(), Value::from("llama")),
+        ("llama.block_count".to_string(), Value::U32(1)),
+        ("tokenizer.ggml.tokens".to_string(), Value::Array(Array::from_strings(["a\u{1b}[2J", "b", "c", "d", "e"]))),
+    ];
+    let tensor =
+        |name: &str, shape: &[usize]| NewTensor { name: name.into(), shape: shape.into(), block_type: BlockType::F32 };
+    let tensors = [tensor("blk.0.attn_q.weight", &[2, 32]), tensor("output_norm.weight", &[32])];
+    save(&path, &metadata, &tensors, |index, output| {
+        output.resize(tensors[index].shape.iter().product::<usize>() * 4, 0);
+        Ok::<(), supple::weights::Error>(())
+    })
+    .unwrap();
+    std::fs::read(path).unwrap()
+}
+
+#[test]
+fn inspect_shows_language_models() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tiny.gguf", &gguf());
+    let json = sandbox.run(&["inspect", "tiny.gguf", "--json"]).exits(0).json();
+    assert_eq!((&json["format"], &json["version"], &json["parameters"]), (&"GGUF".into(), &3.into(), &96.into()));
+    assert_eq!(json["metadata"]["llama.block_count"], 1);
+    assert_eq!(json["metadata"]["tokenizer.ggml.tokens"].as_array().unwrap().len(), 5);
+    assert_eq!((&json["tensors"][0]["dtype"], &json["tensors"][0]["shape"][1]), (&"F32".into(), &32.into()));
+    let text = sandbox.run(&["inspect", "tiny.gguf"]).exits(0).text();
+    assert!(
+        text.contains("blk.0.attn_q.weight") && text.contains("2 x 32") && text.contains("(5 of string)"),
+        "{text}"
+    );
+    assert!(!text.contains('\u{1b}'), "{text}");
+    sandbox.write("cut.gguf", &gguf()[..100]);
+    sandbox.run(&["inspect", "cut.gguf"]).exits(1).says("error: cut.gguf: truncated");
+
+    sandbox.write("folder/config.json", br#"{"model_type": "llama"}"#);
+    sandbox.run(&["inspect", "folder"]).exits(1).says("without model.safetensors");
+    sandbox.write("folder/model.safetensors", &std::fs::read(bundled_model(2)).unwrap());
+    let json = sandbox.run(&["inspect", "folder", "--json"]).exits(0).json();
+    assert_eq!((&json["parameters"], &json["config"]["model_type"]), (&454_620.into(), &"llama".into()));
+}
+
+#[test]
+fn convert_stores_matrices_otherwise() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tiny.gguf", &gguf());
+    let json = sandbox.run(&["convert", "tiny.gguf", "-o", "q8.gguf", "--type", "q8_0", "--json"]).exits(0).json();
+    assert_eq!((&json["converted"], &json["copied"]), (&1.into(), &1.into()));
+    let json = sandbox.run(&["inspect", "q8.gguf", "--json"]).exits(0).json();
+    assert_eq!((&json["tensors"][0]["dtype"], &json["tensors"][1]["dtype"]), (&"Q8_0".into(), &"F32".into()));
+    sandbox.run(&["convert", "tiny.gguf", "-o", "q8.gguf"]).exits(1).says("exists already");
+    sandbox.run(&["convert", "tiny.gguf", "-o", "q8.gguf", "--overwrite"]).exits(0);
+    assert_eq!(sandbox.run(&["inspect", "q8.gguf", "--json"]).exits(0).json()["tensors"][0]["dtype"], "F32");
+    sandbox.run(&["convert", "tiny.gguf", "-o", "x.gguf", "--type", "q2_k"]).exits(2).says("q4_1");
+    sandbox.write("text.gguf", b"hello");
+    sandbox.run(&["convert", "text.gguf", "-o", "x.gguf"]).exits(1).says("text.gguf").says("found text");
 }
 
 #[test]

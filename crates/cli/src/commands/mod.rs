@@ -7,6 +7,7 @@ pub mod classify;
 pub mod compare;
 pub mod completions;
 pub mod compress;
+pub mod convert;
 pub mod doctor;
 pub mod download;
 pub mod eval;

@@ -262,6 +262,13 @@ impl Session<'_> {
         self.keep(0);
     }
 
+    /// Forgets all but what it has in common with the beginning of `tokens`; how many tokens that is.
+    pub fn rewind(&mut self, tokens: &[u32]) -> usize {
+        let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        self.keep(common);
+        common
+    }
+
     fn keep(&mut self, len: usize) {
         self.cache.truncate(&mut self.sequence, len);
         self.tokens.truncate(len);
@@ -297,8 +304,7 @@ impl Session<'_> {
         }
         let mut sampler = Sampler::new(request.sampling.clone())?;
         let start = Instant::now();
-        let common = self.tokens.iter().zip(&prompt[..last]).take_while(|(a, b)| a == b).count();
-        self.keep(common);
+        let common = self.rewind(&prompt[..last]);
         let mut output = Generated {
             text: String::new(),
             tokens: Vec::new(),

@@ -1,8 +1,10 @@
-//! Language models: text to tokens and back, conversations, generation, and measuring.
+//! Language models: text to tokens and back, conversations, generation, measuring, and files.
 
+pub mod convert;
 pub mod evaluate;
 pub mod generate;
 pub mod sampling;
 mod stop;
+pub mod tasks;
 pub mod template;
 pub mod tokenizer;

@@ -4,6 +4,7 @@ mod cnn;
 mod kl;
 mod ppl;
 mod sr;
+mod tasks;
 
 use crate::commands::language_model::Measured;
 use crate::report::{Exit, Problem};
@@ -24,6 +25,7 @@ enum Task {
     Cnn(cnn::Args),
     Ppl(ppl::Args),
     Kl(kl::Args),
+    Tasks(tasks::Args),
 }
 
 /// Runs the command.
@@ -33,6 +35,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         Task::Cnn(args) => cnn::run(args),
         Task::Ppl(args) => ppl::run(args),
         Task::Kl(args) => kl::run(args),
+        Task::Tasks(args) => tasks::run(args),
     }
 }
 

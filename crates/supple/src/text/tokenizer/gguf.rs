@@ -125,7 +125,7 @@ fn spm(file: &Gguf, tokens: &[&[u8]], kinds: &[Kind]) -> Result<Tokenizer, Error
     let prefix = file.find_bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
     Ok(Tokenizer {
         name: file.source().to_string(),
-        algorithm: Algorithm::Spm { merges, prefix, space: SPACE, finders: Default::default() },
+        algorithm: Algorithm::Spm { merges: Box::new(merges), prefix, space: SPACE, finders: Default::default() },
         vocabulary,
         bos: bos.or(Some(1)).filter(|&id| (id as usize) < tokens.len()),
         ends,

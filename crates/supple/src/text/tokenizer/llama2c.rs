@@ -48,7 +48,12 @@ impl Tokenizer {
         let merges = super::gguf::merges(&vocabulary, &scores, &spelled, Some(0));
         Ok(Tokenizer {
             name: name.to_string(),
-            algorithm: Algorithm::Spm { merges, prefix: true, space: " ", finders: Default::default() },
+            algorithm: Algorithm::Spm {
+                merges: Box::new(merges),
+                prefix: true,
+                space: " ",
+                finders: Default::default(),
+            },
             vocabulary,
             bos: Some(1),
             ends: vec![2],

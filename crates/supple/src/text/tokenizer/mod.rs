@@ -77,7 +77,7 @@ enum Algorithm {
     /// `space` is how the vocabulary spells one, `prefix` whether text begins with one; `finders` find tokens that are
     /// not merged: those in any text, and special ones as well.
     Spm {
-        merges: spm::Merges,
+        merges: Box<spm::Merges>,
         prefix: bool,
         space: &'static str,
         finders: [OnceLock<Finder>; 2],

@@ -133,13 +133,13 @@ mod tests {
         );
         assert_eq!(
             pieces("llama-bpe", "We'LL pay  12345 \n\nnow"),
-            ["We", "'LL", " pay", "  ", "123", "45", " \n\n", "now"]
+            ["We", "'LL", " pay", " ", " ", "123", "45", " \n\n", "now"]
         );
         assert_eq!(pieces("qwen2", "a 123!\n\n"), ["a", " ", "1", "2", "3", "!\n\n"]);
         assert_eq!(pieces("smollm", "v12 x"), ["v", "1", "2", " x"]);
         assert_eq!(pieces("tekken", "HelloWorld ABCdef"), ["Hello", "World", " ABCdef"]);
         assert_eq!(pieces("deepseek-v3", "a1234漢字"), ["a", "123", "4", "漢字"]);
-        assert_eq!(pieces("deepseek-coder", "f(x) 漢 12\n"), ["f", "(", "x", ")", " 漢", " ", "1", "2", "\n"]);
+        assert_eq!(pieces("deepseek-coder", "f(x) 漢 12\n"), ["f", "(", "x", ")", " ", "漢", " ", "1", "2", "\n"]);
         assert_eq!(pieces("deepseek-llm", "f(x) 漢 12\n"), ["f", "(", "x", ")", " ", "漢", " ", "12", "\n"]);
     }
 }

@@ -61,11 +61,14 @@ impl Vocabulary {
     }
 }
 
+/// A token's name, and its number.
+type Named = (Box<[u8]>, u32);
+
 /// Finds tokens in text by their whole names, the longest of those that begin at a place.
 #[derive(Default)]
 pub(super) struct Finder {
     /// By first byte; the longest first.
-    tokens: HashMap<u8, Vec<(Box<[u8]>, u32)>>,
+    tokens: HashMap<u8, Vec<Named>>,
 }
 
 impl Finder {
