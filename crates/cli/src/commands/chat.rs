@@ -34,7 +34,7 @@ const HELP: &str = "\
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// GGUF file or Hugging Face folder
+    /// GGUF file, Hugging Face folder, or hf:owner/name
     model: PathBuf,
 
     /// What the model is told first

@@ -1,10 +1,10 @@
-//! `supple download`: models from the Hugging Face hub, into the cache that other commands look in.
+//! `supple download`: models from the Hugging Face hub, into the cache that other programs share.
 
 use crate::report::{Exit, Problem, show, show_json};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use supple::hub::{Hub, Observer, Source};
 
 const EXAMPLES: &str = "\
@@ -58,6 +58,14 @@ fn source(name: &str) -> anyhow::Result<Source> {
             None => problem.into(),
         }
     })
+}
+
+/// Where a model lies: as it was named, or in the cache if it is one of the hub.
+pub fn located(model: &Path) -> anyhow::Result<PathBuf> {
+    match model.to_str().filter(|name| Source::is_meant(name)) {
+        Some(name) => fetch(&Hub::from_env()?, &source(name)?, false),
+        None => Ok(model.to_path_buf()),
+    }
 }
 
 /// The file or folder of a model, downloaded if it is not in the cache, with a bar on a terminal.

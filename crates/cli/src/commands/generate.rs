@@ -24,7 +24,7 @@ The text alone goes to standard output.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// GGUF file or Hugging Face folder
+    /// GGUF file, Hugging Face folder, or hf:owner/name
     model: PathBuf,
 
     /// Text to go on from [default: standard input]

@@ -1,5 +1,6 @@
 //! Options that commands with language models share.
 
+use super::download;
 use std::path::{Path, PathBuf};
 use supple::text::generate::{Generated, OpenOptions, TextGenerator};
 use supple::text::sampling::Sampling;
@@ -21,14 +22,14 @@ pub struct Compute {
 }
 
 impl Compute {
-    /// Opens a model.
-    pub fn open(&self, model: &Path) -> Result<TextGenerator, supple::Error> {
+    /// Opens a model: a file, a folder, or one of the hub.
+    pub fn open(&self, model: &Path) -> anyhow::Result<TextGenerator> {
         let options = OpenOptions {
             threads: self.threads.map(usize::from),
             context: self.context.map(|context| context as usize),
             exact_cache: self.exact_cache,
         };
-        TextGenerator::open(model, options)
+        Ok(TextGenerator::open(&download::located(model)?, options)?)
     }
 }
 

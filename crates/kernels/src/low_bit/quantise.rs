@@ -81,7 +81,8 @@ mod tests {
     fn blocks_are_those_of_the_reference() {
         let (raw, mut rest) = GOLDEN.split_at(4 * BLOCK * 4);
         let values: Vec<f32> = raw.as_chunks::<4>().0.iter().map(|raw| f32::from_le_bytes(*raw)).collect();
-        let formats: [(fn(&[f32], &mut Vec<u8>), usize); 3] = [(q8_0, 34), (q4_0, 18), (q4_1, 20)];
+        type Quantise = fn(&[f32], &mut Vec<u8>);
+        let formats: [(Quantise, usize); 3] = [(q8_0, 34), (q4_0, 18), (q4_1, 20)];
         for (quantise, bytes) in formats {
             let (wanted, after) = rest.split_at(4 * bytes);
             rest = after;

@@ -261,7 +261,7 @@ mod tests {
     fn divergence_is_zero_of_itself_and_as_defined_of_another() {
         let p = [0.5f32, 0.3, 0.2].map(f32::ln);
         let q = [0.2f32, 0.3, 0.5].map(|v| v.ln() + 3.0);
-        assert_eq!(compare(&p, &p).1, true);
+        assert!(compare(&p, &p).1);
         assert!(compare(&p, &p).0 < 1e-9);
         let wanted = 0.5 * 2.5f64.ln() + 0.2 * 0.4f64.ln();
         let (found, same) = compare(&p, &q);

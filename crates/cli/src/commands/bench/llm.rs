@@ -1,5 +1,6 @@
 //! `supple bench llm`: how fast a language model runs on this machine.
 
+use crate::commands::download;
 use crate::interrupt;
 use crate::report::{Exit, show, show_json, table};
 use serde_json::json;
@@ -21,7 +22,7 @@ are made up. Medians of the rounds, after one that does not count.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// GGUF file or Hugging Face folder
+    /// GGUF file, Hugging Face folder, or hf:owner/name
     model: PathBuf,
 
     /// Tokens of the prompt; several with commas, 0 for none
@@ -48,6 +49,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
     interrupt::install();
+    let file = download::located(&args.model)?;
     let threads: Vec<Option<usize>> =
         if args.threads.is_empty() { vec![None] } else { args.threads.iter().map(|&t| Some(t.into())).collect() };
     let longest = args.prompt.iter().chain(&args.generate).copied().max().unwrap_or(0).max(1);
@@ -55,7 +57,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     rows.push(["test", "threads", "tokens/s", "fastest", "GB/s", "GMAC/s"].map(str::to_owned));
     for threads in threads {
         let options = OpenOptions { threads, context: Some(longest), exact_cache: false };
-        let generator = TextGenerator::open(&args.model, options)?;
+        let generator = TextGenerator::open(&file, options)?;
         let model = generator.model();
         let tests = args.prompt.iter().map(|&n| (true, n)).chain(args.generate.iter().map(|&n| (false, n)));
         for (prompt, count) in tests.filter(|test| test.1 > 0) {

@@ -21,7 +21,7 @@ shorter than the window, of each window the last STRIDE tokens count. The number
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// GGUF file or Hugging Face folder
+    /// GGUF file, Hugging Face folder, or hf:owner/name
     model: PathBuf,
 
     #[command(flatten)]

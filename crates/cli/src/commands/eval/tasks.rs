@@ -29,7 +29,7 @@ Prompts and scores are those of EleutherAI's evaluation harness without examples
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// GGUF file or Hugging Face folder
+    /// GGUF file, Hugging Face folder, or hf:owner/name
     model: PathBuf,
 
     /// Tests and their files, as NAME=FILE
