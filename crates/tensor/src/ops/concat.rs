@@ -53,28 +53,35 @@ pub fn concat(tensors: &[&Tensor], dim: usize) -> Result<Tensor, Error> {
 /// The tensors one after the other in a new one of `shape`.
 fn joined(tensors: &[&Tensor], dim: usize, shape: &[usize], padded: bool) -> Result<Tensor, Error> {
     let device = tensors[0].device();
-    let places = |whole: &Layout| -> Result<Vec<Layout>, Error> {
-        let mut start = 0;
-        let place = |tensor: &&Tensor| {
-            start += tensor.shape()[dim];
-            whole.narrow(dim, start - tensor.shape()[dim], tensor.shape()[dim])
-        };
-        tensors.iter().map(place).collect()
-    };
     #[cfg(feature = "cuda")]
     if let Device::Cuda(gpu) = device {
         let layout = if padded { Layout::padded(shape)? } else { Layout::contiguous(shape)? };
         let y = Tensor::unspecified(device, layout, tensors[0].dtype())?;
-        for (tensor, place) in tensors.iter().zip(places(&layout)?) {
-            crate::cuda::copy(gpu, tensor, &y, &place)?;
+        for (tensor, place) in tensors.iter().zip(places(tensors, dim, layout)) {
+            crate::cuda::copy(gpu, tensor, &y, &place?)?;
         }
         return Ok(y);
     }
     let (mut y, _) = output(device, shape, padded)?;
-    for (tensor, place) in tensors.iter().zip(places(&{ *y.layout() })?) {
-        copy_strided(tensor.data::<f32>(), tensor.layout(), y.write::<f32>(), &place);
+    let whole = *y.layout();
+    for (tensor, place) in tensors.iter().zip(places(tensors, dim, whole)) {
+        copy_strided(tensor.data::<f32>(), tensor.layout(), y.write::<f32>(), &place?);
     }
     Ok(y)
+}
+
+/// Where each tensor lies in the whole.
+fn places<'a>(
+    tensors: &'a [&Tensor],
+    dim: usize,
+    whole: Layout,
+) -> impl Iterator<Item = Result<Layout, Error>> + use<'a> {
+    let mut start = 0;
+    tensors.iter().map(move |tensor| {
+        let len = tensor.shape()[dim];
+        start += len;
+        whole.narrow(dim, start - len, len)
+    })
 }
 
 /// Zeros of `shape` with `part` at indices `start..` of dimension `dim`: what [`Tensor::narrow`] does, backward.
