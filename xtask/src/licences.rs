@@ -7,12 +7,13 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 
 /// What a crate may be licensed under: permissive licences that go together with MIT OR Apache-2.0.
-const ALLOWED: [&str; 11] = [
+const ALLOWED: [&str; 12] = [
     "0BSD",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
     "BSD-2-Clause",
     "BSD-3-Clause",
+    "BSL-1.0",
     "CC0-1.0",
     "CDLA-Permissive-2.0", // of data: the list of certificate authorities
     "ISC",

@@ -21,7 +21,7 @@ use crate::{DType, Error, Weights};
 /// The order of eight codes of AWQ in a word.
 const AWQ_ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
 /// Most elements of a matrix.
-const MAX_ELEMENTS: usize = 1 << 36;
+const MAX_ELEMENTS: usize = if usize::BITS > 36 { usize::MAX >> (usize::BITS - 36) } else { usize::MAX >> 3 };
 
 /// How a folder's linear layers are stored.
 #[derive(Clone, Debug, PartialEq)]
