@@ -11,7 +11,7 @@ pub(crate) mod pictures;
 mod training;
 
 pub(crate) use attention::{attention, rms_norm, rope, silu};
-pub(crate) use linear::{Linear, linear, linear_backward_input, linear_backward_weight};
+pub(crate) use linear::{Linear, linear, linear_backward_input};
 pub(crate) use training::*;
 
 use crate::error::refuse;

@@ -137,20 +137,3 @@ pub(crate) fn linear_backward_input(gpu: &Gpu, grad: &Tensor, weight: &Tensor) -
     let weight = Matrices::dense(read(&weight)?, [outputs, inputs]).turn();
     product(gpu, &grad.detach(), weight, None, Activation::Identity, inputs, false)
 }
-
-/// `gradᵀ · x` over all but the last dimension, `[outputs, inputs]`, of the type of `x`.
-pub(crate) fn linear_backward_weight(gpu: &Gpu, grad: &Tensor, x: &Tensor) -> Result<Tensor, Error> {
-    let (&[ref outer_grad @ .., outputs], &[ref outer @ .., inputs]) = (&**grad.shape(), &**x.shape()) else {
-        return refuse!("linear", "wants [.., outputs] and [.., inputs], got {:?} and {:?}", grad.shape(), x.shape());
-    };
-    if outer_grad != outer {
-        return refuse!("linear", "{:?} and {:?} have other rows", grad.shape(), x.shape());
-    }
-    let (grad, x) = (matrix(grad, outputs, x.dtype())?, matrix(x, inputs, x.dtype())?);
-    let rows = outer.iter().product();
-    let y = Tensor::unspecified(x.device(), Layout::contiguous(&[outputs, inputs])?, x.dtype())?;
-    let a = Matrices::dense(read(&grad)?, [rows, outputs]).turn();
-    let b = Matrices::dense(read(&x)?, [rows, inputs]);
-    gemm(gpu, Way::Best, [1, outputs, rows, inputs], a, b, After::NONE, (write(&y)?, inputs, 0))?;
-    Ok(y)
-}

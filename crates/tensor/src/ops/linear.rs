@@ -201,16 +201,12 @@ pub fn linear_backward_input(grad: &Tensor, weight: &Tensor) -> Result<Tensor, E
     Linear::new(grad.device(), [inputs, outputs], swapped.as_slice()?, None)?.forward(grad, Activation::Identity)
 }
 
-/// The gradient of a linear layer's weight, `[outputs, inputs]`: `Σ grad · xᵀ` over all but the last dimension.
+/// The gradient of a linear layer's weight, `[outputs, inputs]` in f32: `Σ grad · xᵀ` over all but the last dimension.
 ///
 /// # Errors
 /// If the shapes do not fit each other.
 pub fn linear_backward_weight(grad: &Tensor, x: &Tensor) -> Result<Tensor, Error> {
     const OP: &str = "linear_backward_weight";
-    #[cfg(feature = "cuda")]
-    if let Device::Cuda(gpu) = x.device() {
-        return crate::cuda::linear_backward_weight(gpu, grad, x);
-    }
     let (&[ref grad_outer @ .., outputs], &[ref outer @ .., inputs]) = (&**grad.shape(), &**x.shape()) else {
         return refuse!(OP, "wants [.., outputs] and [.., inputs], got {:?} and {:?}", grad.shape(), x.shape());
     };
