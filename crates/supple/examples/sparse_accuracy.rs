@@ -1,13 +1,16 @@
 //! Top-1 accuracy against sparsity for each pattern, one-shot with reconstruction, as a table and a figure:
-//! `cargo run --release -p supple --example sparse_accuracy -- PICTURES OUT MODEL [HEAD] [--only 0.3] [--calibrate 512] [--even] [--threads N]`.
+//! `cargo run --release -p supple --example sparse_accuracy -- PICTURES OUT MODEL [HEAD] [--only 0.3] [--calibrate 512] [--even] [--threads N] [--at-once N]`.
 //!
 //! PICTURES is a folder of labelled pictures as `supple eval cnn` takes it (sorted by class, or one folder a class). 512 of
 //! them, chosen at random with a fixed seed and without their labels, calibrate; accuracy is given on the others, which
 //! nothing has seen, and on all. Sparsity is the share of multiplications that go, spread as [`Allocation::Marginal`] says, or, with
-//! `--even` and for filters, the share of each layer's weights. `--only` may be given several times. Writes OUT.csv and OUT.svg.
+//! `--even` and for filters, the share of each layer's weights. `--only` may be given several times. Writes OUT.csv and OUT.svg; points that OUT.csv
+//! has already are not made again. `--at-once` points are made side by side, with `--threads` threads each.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use supple::classifier::{self, ClassRule, Classifier, ClassifierOptions, Example, Input, Precision};
 use supple::compress::{self, Allocation, Options, Rearrangement, Shape};
 use supple::convnet::ConvNet;
@@ -62,12 +65,13 @@ fn choose(count: usize, wanted: usize) -> Vec<bool> {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (mut places, mut only, mut wanted, mut allocation) = (Vec::new(), Vec::new(), 512, Allocation::Marginal);
-    let mut threads = None;
+    let (mut threads, mut at_once) = (None, 1);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--only" => only.push(arguments.next().unwrap_or_default().parse::<f64>()?),
             "--threads" => threads = Some(arguments.next().unwrap_or_default().parse()?),
+            "--at-once" => at_once = arguments.next().unwrap_or_default().parse::<usize>()?.max(1),
             "--even" => allocation = Allocation::Uniform,
             "--calibrate" => wanted = arguments.next().unwrap_or_default().parse()?,
             _ => places.push(PathBuf::from(argument)),
@@ -75,7 +79,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let [folder, out, model, head @ ..] = &places[..] else {
         eprintln!(
-            "usage: sparse_accuracy PICTURES OUT MODEL [HEAD] [--only SPARSITY] [--calibrate N] [--even] [--threads N]"
+            "usage: sparse_accuracy PICTURES OUT MODEL [HEAD] [--only SPARSITY] [--calibrate N] [--even] [--threads N] [--at-once N]"
         );
         std::process::exit(2);
     };
@@ -95,15 +99,28 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let base = accuracy(network.clone(), &pictures, threads)?;
     let unseen = pictures.len() - calibration.len();
     println!("{}: {:.2} % of {unseen} unseen, {:.2} % of all {}", network.name, base[0], base[1], pictures.len());
-    let mut csv = String::from("pattern,sparsity,saved_multiplications,kept,error,top1_unseen,top1_all\n");
-    let _ = writeln!(csv, "dense,0,0,1,0,{:.2},{:.2}", base[0], base[1]);
-    let mut curves = Vec::new();
-    for (name, shape, rearranged, colour) in CURVES {
-        let mut points = vec![(0.0, base[0])];
+    let table = out.with_extension("csv");
+    let mut points = vec![Point {
+        curve: "dense".into(),
+        wanted: 0.0,
+        line: format!("dense,0,0,1,0,{:.2},{:.2}", base[0], base[1]),
+    }];
+    let known = std::fs::read_to_string(&table).unwrap_or_default();
+    points.extend(known.lines().skip(1).filter_map(Point::parse).filter(|point| point.curve != "dense"));
+    let mut open = VecDeque::new();
+    for &(name, shape, rearranged, _) in &CURVES {
         for sparsity in SPARSITIES {
-            if !only.is_empty() && only.iter().all(|only| (only - sparsity).abs() > 1e-9) {
-                continue;
+            let wanted = only.is_empty() || only.iter().any(|only| (only - sparsity).abs() < 1e-9);
+            if wanted && !points.iter().any(|point| point.is(name, sparsity)) {
+                open.push_back((name, shape, rearranged, sparsity));
             }
+        }
+    }
+    let (open, points) = (Mutex::new(open), Mutex::new(points));
+    let work = || -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        loop {
+            let next = open.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some((name, shape, rearranged, sparsity)) = next else { return Ok(()) };
             let rearrangement = rearranged.then(Rearrangement::default);
             let options = Options { shape, sparsity, allocation, rearrangement, ..Options::default() };
             let (pruned, report) = compress::sparse_byte(&network, &options, &calibration, threads, &mut |_| true)?;
@@ -112,21 +129,67 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let kept = report.layers.iter().map(|layer| layer.kept).sum::<f64>() / layers;
             let error = report.layers.iter().filter_map(|layer| layer.error_after).sum::<f64>() / layers;
             println!("{name:<15} {sparsity:.1}: {:.2} % unseen, {:.2} % all; kept {kept:.3}", found[0], found[1]);
-            let saved = report.saved_multiplications;
-            let _ = writeln!(
-                csv,
-                "{name},{:.4},{saved:.4},{kept:.4},{error:.4},{:.2},{:.2}",
-                report.sparsity, found[0], found[1]
+            let line = format!(
+                "{name},{:.4},{:.4},{kept:.4},{error:.4},{:.2},{:.2}",
+                report.sparsity, report.saved_multiplications, found[0], found[1]
             );
-            points.push((sparsity, found[0]));
             // What is known so far survives an interruption.
-            std::fs::write(out.with_extension("csv"), &csv)?;
+            let mut points = points.lock().unwrap_or_else(PoisonError::into_inner);
+            points.push(Point { curve: name.into(), wanted: sparsity, line });
+            std::fs::write(&table, csv(&mut points))?;
         }
-        curves.push((name, colour, points));
-    }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_once).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("a worker panicked"))
+    })
+    .map_err(|error| error.to_string())?;
+    let points = points.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let curves: Vec<Curve> = CURVES
+        .iter()
+        .map(|&(name, _, _, colour)| {
+            let own = points.iter().filter(|point| point.curve == name).map(|point| (point.wanted, point.unseen()));
+            (name, colour, std::iter::once((0.0, base[0])).chain(own).collect())
+        })
+        .collect();
     std::fs::write(out.with_extension("svg"), figure(&curves, unseen, calibration.len()))?;
     println!("{}", Path::new(out).with_extension("svg").display());
     Ok(())
+}
+
+/// A line of the table.
+struct Point {
+    curve: String,
+    /// The sparsity that was asked for.
+    wanted: f64,
+    line: String,
+}
+
+impl Point {
+    fn parse(line: &str) -> Option<Point> {
+        let mut cells = line.split(',');
+        let curve = cells.next()?.to_owned();
+        let wanted = (cells.next()?.parse::<f64>().ok()? * 10.0).round() / 10.0;
+        (cells.count() == 5).then(|| Point { curve, wanted, line: line.to_owned() })
+    }
+
+    fn is(&self, curve: &str, sparsity: f64) -> bool {
+        self.curve == curve && (self.wanted - sparsity).abs() < 1e-9
+    }
+
+    /// Top-1 on pictures that did not calibrate, in percent.
+    fn unseen(&self) -> f64 {
+        self.line.split(',').nth(5).and_then(|cell| cell.parse().ok()).unwrap_or(f64::NAN)
+    }
+}
+
+/// The table, curve by curve.
+fn csv(points: &mut [Point]) -> String {
+    let place = |point: &Point| CURVES.iter().position(|curve| curve.0 == point.curve).map_or(0, |at| at + 1);
+    points.sort_by(|a, b| place(a).cmp(&place(b)).then(a.wanted.total_cmp(&b.wanted)));
+    let mut csv = String::from("pattern,sparsity,saved_multiplications,kept,error,top1_unseen,top1_all\n");
+    points.iter().for_each(|point| csv.extend([&point.line, "\n"]));
+    csv
 }
 
 /// Name, colour, and points (sparsity, accuracy in percent) of a curve.
