@@ -120,7 +120,7 @@ pub fn weight_gradient(
     }
     let Some(kernel) = variant!(to, "sum_parts") else { return refuse!(KERNEL, "wants floats, got {to:?}") };
     let lines = taps * inputs + usize::from(bias.is_some());
-    let grid = Grid { blocks: [lines * outputs.div_ceil(32), 1, 1], threads: 256, shared: 0 };
+    let grid = Grid { blocks: [lines * outputs.div_ceil(32), 1, 1], threads: 1024, shared: 0 };
     let [count, taps, inputs, outputs, rows, columns] =
         [plan.parts, taps, inputs, outputs, plan.rows, plan.columns].map(|n| n as i32);
     let [to_weight, to_final] = [weight.0.pointer(), bias.map_or(0, |bias| bias.0.pointer())];
