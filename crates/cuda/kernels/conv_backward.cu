@@ -17,7 +17,7 @@
 //   transposed by ldmatrix: pixels are the inner dimension of the product.
 // * `weight_gather` (f16, bf16): any dense convolution; a block has 64 channels in of one tap and 64 channels out.
 // * `weight_gather_f32`: the same without tensor cores.
-// * `weight_grouped` (any type): groups and depthwise.
+// * `weight_grouped` (any type): groups; those depthwise convolutions that depthwise_conv.cu does not take.
 #include "mma.cuh"
 
 struct Shape {

@@ -4,6 +4,7 @@
 
 mod attention;
 pub(crate) mod batches;
+mod gates;
 mod linear;
 pub(crate) mod padded_conv;
 pub(crate) mod patch_transformer;
@@ -11,6 +12,7 @@ pub(crate) mod pictures;
 mod training;
 
 pub(crate) use attention::{attention, rms_norm, rope, silu};
+pub(crate) use gates::{attends, channel_attention, channel_attention_backward, gelu_gate, gelu_gate_backward};
 pub(crate) use linear::{Linear, linear, linear_backward_input};
 pub(crate) use training::*;
 
@@ -99,6 +101,16 @@ fn rows(op: &'static str, x: &Tensor) -> Result<(Tensor, RowLayout), Error> {
     Ok((copy, rows))
 }
 
+/// The tensor with rows that kernels go through in vectors, copied if they are not, and their distance.
+fn image_rows(op: &'static str, x: &Tensor) -> Result<(Tensor, usize), Error> {
+    let (x, from) = rows(op, x)?;
+    let aligned = |n: usize| n.is_multiple_of(ALIGNMENT);
+    if from.rows > 1 && aligned(from.stride) && from.stride >= from.len && aligned(x.layout().offset()) {
+        return Ok((x, from.stride));
+    }
+    Ok((x.copied(Layout::padded(x.shape())?)?, from.len.next_multiple_of(ALIGNMENT)))
+}
+
 /// A new tensor like `x`, padded if the rows are, and its rows.
 fn like(x: &Tensor, shape: &[usize], padded: bool) -> Result<(Tensor, RowLayout), Error> {
     let layout = if padded { Layout::padded(shape)? } else { Layout::contiguous(shape)? };
@@ -146,18 +158,29 @@ pub(crate) fn normalize(gpu: &Gpu, op: &'static str, l2: Option<f32>, x: &Tensor
     Ok(y)
 }
 
-/// Layer norm over the last dimension.
+/// Layer norm over the last dimension; weight and bias are f32 or of the type of `x`.
 pub(crate) fn layer_norm(gpu: &Gpu, x: &Tensor, weight: &Tensor, bias: &Tensor, epsilon: f32) -> Result<Tensor, Error> {
-    let (weight, bias) = (weight.contiguous()?, bias.contiguous()?);
     let (x, from) = rows("layer_norm", x)?;
-    for vector in [&weight, &bias] {
-        vector.expect_dtype("layer_norm", x.dtype())?;
-    }
     let (y, out) = like(&x, x.shape(), crate::ops::is_padded(&from))?;
-    let how = cuda::normalize::Normalization::Layer { weight: read(&weight)?, bias: read(&bias)?, epsilon };
     let shape = [out.rows, out.len];
+    let of = |vector: &Tensor, dtype| vector.contiguous()?.to_dtype(dtype);
+    if is_narrow(&x, &from) {
+        let (weight, bias) = (of(weight, DType::F32)?, of(bias, DType::F32)?);
+        let (operand, to) = ((read(&x)?, from.stride), (write(&y)?, out.stride));
+        cuda::layer_norm::forward(gpu, shape, epsilon, operand, [read(&weight)?, read(&bias)?], to)?;
+        return Ok(y);
+    }
+    let (weight, bias) = (of(weight, x.dtype())?, of(bias, x.dtype())?);
+    let how = cuda::normalize::Normalization::Layer { weight: read(&weight)?, bias: read(&bias)?, epsilon };
     cuda::normalize::normalize(gpu, how, shape, (read(&x)?, from.stride), (write(&y)?, out.stride))?;
     Ok(y)
+}
+
+/// Whether rows are what the layer norm of few channels takes.
+fn is_narrow(x: &Tensor, rows: &RowLayout) -> bool {
+    crate::ops::is_padded(rows)
+        && x.layout().offset().is_multiple_of(ALIGNMENT)
+        && cuda::layer_norm::takes(dtype_of(x.dtype()), rows.len, rows.stride)
 }
 
 /// `a · b` for operands that were repeated to one batch and lie without gaps.
