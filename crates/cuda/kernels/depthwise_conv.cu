@@ -22,6 +22,13 @@ struct Depthwise {
 
 template <class T> __device__ void load8(float (&v)[8], const T *from) { unpack8<T>(v, __ldg(reinterpret_cast<const uint4 *>(from))); }
 
+// Eight channels of pixel `i` of a line of `width`, zeros outside.
+template <class T> __device__ uint4 load_or_zero(const T *line, int i, int width, int64_t stride) {
+  uint4 v = make_uint4(0, 0, 0, 0);
+  if (i >= 0 && i < width) v = __ldg(reinterpret_cast<const uint4 *>(line + i * stride));
+  return v;
+}
+
 // A thread takes 8 channels of OUT pixels of a line, D apart, so that neighbours share what they read. blockIdx.y is the picture.
 template <class T, int K, int D>
 __device__ void depthwise_conv(const Depthwise &p, const T *x, const float *taps, const float *bias, const T *residual, T *y) {
@@ -43,6 +50,11 @@ __device__ void depthwise_conv(const Depthwise &p, const T *x, const float *taps
   for (int ky = 0; ky < K; ky++) {
     const int iy = oy + ky * D - P;
     if (iy < 0 || iy >= p.height) continue;
+    // All that is read is asked for before any of it is used.
+    const T *line = x + (image + int64_t(iy) * p.width) * p.x_stride + c;
+    uint4 read[IN];
+#pragma unroll
+    for (int k = 0; k < IN; k++) read[k] = load_or_zero(line, ox + k * D - P, p.width, p.x_stride);
     float w[K][8];
 #pragma unroll
     for (int kx = 0; kx < K; kx++) {
@@ -51,13 +63,10 @@ __device__ void depthwise_conv(const Depthwise &p, const T *x, const float *taps
       w[kx][0] = a.x, w[kx][1] = a.y, w[kx][2] = a.z, w[kx][3] = a.w;
       w[kx][4] = b.x, w[kx][5] = b.y, w[kx][6] = b.z, w[kx][7] = b.w;
     }
-    const T *line = x + (image + int64_t(iy) * p.width) * p.x_stride + c;
 #pragma unroll
     for (int k = 0; k < IN; k++) {
-      const int ix = ox + k * D - P;
-      if (ix < 0 || ix >= p.width) continue;
       float v[8];
-      load8(v, line + ix * p.x_stride);
+      unpack8<T>(v, read[k]);
 #pragma unroll
       for (int o = 0; o < OUT; o++) {
         const int kx = k - o;
@@ -89,58 +98,49 @@ __device__ void depthwise_conv(const Depthwise &p, const T *x, const float *taps
   }
 }
 
-// A thread takes 8 channels of every SLOTS-th line of the part, and goes along it with a window of the input in registers; of
-// small kernels all rows at a time, of others row blockIdx.y. blockIdx.x is a block of 64 channels, blockIdx.z the part.
+// A thread takes 8 channels of every SLOTS-th line of the part for row blockIdx.y of the kernel, and goes along it with a window
+// of the input in registers. blockIdx.x is a block of 64 channels, blockIdx.z the part.
 constexpr int SLOTS = 16;
 
 template <class T, int K, int D>
 __device__ void weight_depthwise(const Depthwise &p, int per_part, const T *x, const T *g, float *parts, float *bias_parts) {
-  constexpr int ROWS = K == 3 ? 3 : 1, P = D * (K / 2), COUNT = ROWS * K;
-  __shared__ float sums[4][(COUNT + 1) * 64];
-  const int slot = threadIdx.x / 8, c = blockIdx.x * 64 + threadIdx.x % 8 * 8, ky0 = ROWS == 1 ? blockIdx.y : 0;
+  constexpr int P = D * (K / 2);
+  __shared__ float sums[4][(K + 1) * 64];
+  const int slot = threadIdx.x / 8, c = blockIdx.x * 64 + threadIdx.x % 8 * 8, ky = blockIdx.y;
   const int first = blockIdx.z * per_part, last = min(first + per_part, p.n * p.height);
-  float sum[ROWS][K][8] = {}, column[8] = {};
+  float sum[K][8] = {}, column[8] = {};
   if (c < p.channels)
     for (int line = first + slot; line < last; line += SLOTS) {
-      const int oy = line % p.height;
-      const T *rows[ROWS], *grads = g + int64_t(line) * p.width * p.y_stride + c;
-#pragma unroll
-      for (int r = 0; r < ROWS; r++) {
-        const int down = (ky0 + r) * D - P, iy = oy + down;
-        rows[r] = iy >= 0 && iy < p.height ? x + int64_t(line + down) * p.width * p.x_stride + c : nullptr;
-      }
-      auto load = [&](float(&v)[8], int r, int ix) {
-        if (rows[r] && ix >= 0 && ix < p.width) {
-          load8(v, rows[r] + ix * p.x_stride);
-        } else {
-#pragma unroll
-          for (int e = 0; e < 8; e++) v[e] = 0.0f;
-        }
-      };
+      const int down = ky * D - P, iy = line % p.height + down;
+      const T *grads = g + int64_t(line) * p.width * p.y_stride + c;
+      const T *row = x + int64_t(line + down) * p.width * p.x_stride + c;
+      const int width = iy >= 0 && iy < p.height ? p.width : 0; // of what is not zero
+      if (width == 0 && ky != 0) continue; // row 0 sums the bias too
 #pragma unroll 1
       for (int phase = 0; phase < D; phase++) {
-        float window[ROWS][K][8];
+        float window[K][8];
 #pragma unroll
-        for (int r = 0; r < ROWS; r++)
-#pragma unroll
-          for (int k = 0; k < K - 1; k++) load(window[r][k], r, phase + k * D - P);
+        for (int k = 0; k < K - 1; k++) unpack8<T>(window[k], load_or_zero(row, phase + k * D - P, width, p.x_stride));
 #pragma unroll 1
         for (int start = phase; start < p.width; start += K * D) {
+          // All that is read is asked for before any of it is used.
+          uint4 next[K], given[K];
 #pragma unroll
           for (int s = 0; s < K; s++) {
-            const int ox = start + s * D;
-            float grad[8] = {};
-            if (ox < p.width) load8(grad, grads + ox * p.y_stride);
+            next[s] = load_or_zero(row, start + (s + K - 1) * D - P, width, p.x_stride);
+            given[s] = load_or_zero(grads, start + s * D, p.width, p.y_stride);
+          }
+#pragma unroll
+          for (int s = 0; s < K; s++) {
+            float grad[8];
+            unpack8<T>(grad, given[s]);
+            unpack8<T>(window[(s + K - 1) % K], next[s]);
 #pragma unroll
             for (int e = 0; e < 8; e++) column[e] += grad[e];
 #pragma unroll
-            for (int r = 0; r < ROWS; r++) {
-              load(window[r][(s + K - 1) % K], r, ox + (K - 1) * D - P);
+            for (int kx = 0; kx < K; kx++)
 #pragma unroll
-              for (int kx = 0; kx < K; kx++)
-#pragma unroll
-                for (int e = 0; e < 8; e++) sum[r][kx][e] += grad[e] * window[r][(s + kx) % K][e];
-            }
+              for (int e = 0; e < 8; e++) sum[kx][e] += grad[e] * window[(s + kx) % K][e];
           }
         }
       }
@@ -156,16 +156,14 @@ __device__ void weight_depthwise(const Depthwise &p, int per_part, const T *x, c
     }
   };
 #pragma unroll
-  for (int r = 0; r < ROWS; r++)
-#pragma unroll
-    for (int kx = 0; kx < K; kx++) put(r * K + kx, sum[r][kx]);
-  put(COUNT, column);
+  for (int kx = 0; kx < K; kx++) put(kx, sum[kx]);
+  put(K, column);
   __syncthreads();
-  const bool has_bias = bias_parts && blockIdx.y == 0;
-  for (int i = threadIdx.x; i < (COUNT + 1) * 64; i += blockDim.x) {
+  const bool has_bias = bias_parts && ky == 0;
+  for (int i = threadIdx.x; i < (K + 1) * 64; i += blockDim.x) {
     const int row = i / 64, to = blockIdx.x * 64 + i % 64;
     const float total = sums[0][i] + sums[1][i] + sums[2][i] + sums[3][i];
-    if (row < COUNT) parts[(int64_t(blockIdx.z) * (K * K) + ky0 * K + row) * p.columns + to] = total;
+    if (row < K) parts[(int64_t(blockIdx.z) * (K * K) + ky * K + row) * p.columns + to] = total;
     else if (has_bias) bias_parts[int64_t(blockIdx.z) * p.columns + to] = total;
   }
 }

@@ -197,7 +197,7 @@ fn plan(gpu: &Gpu, shape: &ConvShape, x: &Image<'_>, grad: &Image<'_>) -> Result
         && lines <= i32::MAX as usize
     {
         let columns = shape.out_channels.next_multiple_of(64);
-        let rows = if shape.kernel[0] == 3 { 1 } else { shape.kernel[0] };
+        let rows = shape.kernel[0];
         // Sixteen lines are gone through at a time: at least 32 pixels of each channel by a thread.
         let least = SLOTS * 32usize.div_ceil(grad.size.width);
         let wanted = (8 * PARTS).div_ceil(columns / 64 * rows).min(PARTS).min(lines.div_ceil(least));

@@ -111,6 +111,15 @@ fn image_rows(op: &'static str, x: &Tensor) -> Result<(Tensor, usize), Error> {
     Ok((x.copied(Layout::padded(x.shape())?)?, from.len.next_multiple_of(ALIGNMENT)))
 }
 
+/// The length of the one row that all are, padding included, if that is little and theirs is the same.
+fn together(all: &[(&Tensor, &RowLayout)]) -> Option<usize> {
+    let (_, first) = all.first()?;
+    let whole = first.rows * first.stride;
+    let alike = |(x, rows): &(&Tensor, &RowLayout)| *rows == *first && x.reach() >= whole;
+    let is_little = crate::ops::is_padded(first) && first.stride * 3 <= first.len * 4;
+    (is_little && all.iter().all(alike)).then_some(whole)
+}
+
 /// A new tensor like `x`, padded if the rows are, and its rows.
 fn like(x: &Tensor, shape: &[usize], padded: bool) -> Result<(Tensor, RowLayout), Error> {
     let layout = if padded { Layout::padded(shape)? } else { Layout::contiguous(shape)? };
@@ -126,9 +135,12 @@ pub(crate) fn binary(gpu: &Gpu, op: &'static str, how: Binary, a: &Tensor, b: &T
     let ((a, a_rows), (b, b_rows)) = (rows(op, a)?, rows(op, b)?);
     let padded = crate::ops::is_padded(&a_rows) || crate::ops::is_padded(&b_rows);
     let (y, out) = like(&a, a.shape(), padded)?;
-    let operands = ((read(&a)?, a_rows.stride), (read(&b)?, b_rows.stride));
-    let shape = [out.rows, out.len];
-    cuda::elementwise::binary(gpu, how, shape, operands.0, operands.1, (write(&y)?, out.stride))?;
+    let (mut strides, mut shape) = ([a_rows.stride, b_rows.stride, out.stride], [out.rows, out.len]);
+    if let Some(whole) = together(&[(&a, &a_rows), (&b, &b_rows), (&y, &out)]) {
+        (strides, shape) = ([whole; 3], [1, whole]);
+    }
+    let to = (write(&y)?, strides[2]);
+    cuda::elementwise::binary(gpu, how, shape, (read(&a)?, strides[0]), (read(&b)?, strides[1]), to)?;
     Ok(y)
 }
 
@@ -142,8 +154,12 @@ pub(crate) fn unary(
 ) -> Result<Tensor, Error> {
     let (x, from) = rows(op, x)?;
     let (y, out) = like(&x, x.shape(), crate::ops::is_padded(&from))?;
-    let (how, shape) = (activation_of(activation), [out.rows, out.len]);
-    cuda::elementwise::unary(gpu, how, factor, shape, (read(&x)?, from.stride), (write(&y)?, out.stride))?;
+    let (mut strides, mut shape) = ([from.stride, out.stride], [out.rows, out.len]);
+    if let Some(whole) = together(&[(&x, &from), (&y, &out)]) {
+        (strides, shape) = ([whole; 2], [1, whole]);
+    }
+    let (how, to) = (activation_of(activation), (write(&y)?, strides[1]));
+    cuda::elementwise::unary(gpu, how, factor, shape, (read(&x)?, strides[0]), to)?;
     Ok(y)
 }
 

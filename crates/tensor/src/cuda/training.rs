@@ -132,9 +132,12 @@ pub(crate) fn activation_backward(gpu: &Gpu, grad: &Tensor, saved: &Tensor, how:
     saved.expect_dtype(OP, grad.dtype())?;
     let ((grad, grad_rows), (saved, saved_rows)) = (rows(OP, grad)?, rows(OP, saved)?);
     let (y, out) = like(&grad, grad.shape(), is_padded(&grad_rows) || is_padded(&saved_rows))?;
-    let (a, b) = ((read(&grad)?, grad_rows.stride), (read(&saved)?, saved_rows.stride));
-    let to = (write(&y)?, out.stride);
-    cuda::elementwise::activation_backward(gpu, activation_of(how), [out.rows, out.len], a, b, to)?;
+    let (mut strides, mut shape) = ([grad_rows.stride, saved_rows.stride, out.stride], [out.rows, out.len]);
+    if let Some(whole) = super::together(&[(&grad, &grad_rows), (&saved, &saved_rows), (&y, &out)]) {
+        (strides, shape) = ([whole; 3], [1, whole]);
+    }
+    let (a, b, to) = ((read(&grad)?, strides[0]), (read(&saved)?, strides[1]), (write(&y)?, strides[2]));
+    cuda::elementwise::activation_backward(gpu, activation_of(how), shape, a, b, to)?;
     Ok(y)
 }
 
