@@ -26,10 +26,10 @@ __device__ inline float weight_of(const W *w, int in, int taps, int reversed, in
   return up(w[((int64_t(group) * in + c) * reversed + i) * taps + taps - 1 - tap]);
 }
 
-// The bias in f32, zeros if there is none.
-template <class W> __device__ inline void pack_bias(int out, const W *bias, float *to) {
-  for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < out; i += gridDim.x * blockDim.x)
-    to[i] = bias ? up(bias[i]) : 0.0f;
+// The bias in f32, zeros if there is none and from `out` to `padded`.
+template <class W> __device__ inline void pack_bias(int out, int padded, const W *bias, float *to) {
+  for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < padded; i += gridDim.x * blockDim.x)
+    to[i] = bias && i < out ? up(bias[i]) : 0.0f;
 }
 
 // From w[out][in][taps], row-major. `permute` is 1 for permuted tiles of channels out, 2 of channels in, 3 of
@@ -37,7 +37,7 @@ template <class W> __device__ inline void pack_bias(int out, const W *bias, floa
 template <class W, class T>
 __device__ void pack_weights(int in, int out, int taps, int pairs, int permute, int reversed, const W *w, const W *bias,
                              T *packed, float *packed_bias) {
-  pack_bias(out, bias, packed_bias);
+  pack_bias(out, out, bias, packed_bias);
   const int chunks = (in + 15) / 16;
   const int64_t total = int64_t(taps) * chunks * pairs * 32 * 8;
   for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < total; i += int64_t(gridDim.x) * blockDim.x) {
@@ -498,7 +498,7 @@ extern "C" __global__ void __launch_bounds__(256) conv_gather_f32(Conv p, int ou
 template <class W>
 __device__ void turn_weights(int in, int out, int out_padded, int taps, int reversed, const W *w, const W *bias,
                              float *turned, float *turned_bias) {
-  pack_bias(out, bias, turned_bias);
+  pack_bias(out, out_padded, bias, turned_bias);
   const int64_t total = int64_t(taps) * in * out_padded;
   for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < total; i += int64_t(gridDim.x) * blockDim.x) {
     const int o = int(i % out_padded), c = int(i / out_padded % in), tap = int(i / out_padded / in);

@@ -17,7 +17,7 @@
 //   transposed by ldmatrix: pixels are the inner dimension of the product.
 // * `weight_gather` (f16, bf16): any dense convolution; a block has 64 channels in of one tap and 64 channels out.
 // * `weight_gather_f32`: the same without tensor cores.
-// * `weight_grouped` (any type): groups and depthwise.
+// * `weight_grouped` (any type): groups; those depthwise convolutions that depthwise_conv.cu does not take.
 #include "mma.cuh"
 
 struct Shape {
@@ -360,11 +360,14 @@ FOR_FLOATS(weight_grouped, GROUPED, weight_grouped<T>(p, per_part, x, g, parts, 
 
 // ------------------------------------------------------------------------------------------------------------ second pass
 
-// dw[o][c][tap] = sum of parts[part][tap][c][o], and db[o] = sum of bias_parts[part][o], 32 of them a block, eight threads each.
+// dw[o][c][tap] = sum of parts[part][tap][c][o], and db[o] = sum of bias_parts[part][o], 32 of them a block, SHARES
+// threads each: so many that no thread waits for memory more than a few times.
+constexpr int SHARES = 32;
+
 template <class W, class B>
 __device__ void sum_parts(int count, int taps, int in, int out, int rows, int columns, const float *parts,
                           const float *bias_parts, W *weight, B *bias) {
-  __shared__ float sums[8][32];
+  __shared__ float sums[SHARES][32];
   const int blocks_out = (out + 31) / 32, lane = threadIdx.x % 32, share = threadIdx.x / 32;
   const int line = blockIdx.x / blocks_out, o = blockIdx.x % blocks_out * 32 + lane; // line taps * in is the bias
   const int tap = line / in, c = line % in;
@@ -373,20 +376,22 @@ __device__ void sum_parts(int count, int taps, int in, int out, int rows, int co
   const int64_t step = is_bias ? columns : int64_t(taps) * rows * columns;
   float sum = 0.0f;
   if (o < out) {
-#pragma unroll 4
-    for (int i = share; i < count; i += 8) sum += from[i * step];
+#pragma unroll 8
+    for (int i = share; i < count; i += SHARES) sum += from[i * step];
   }
   sums[share][lane] = sum;
   __syncthreads();
   if (share > 0 || o >= out) return;
-  for (int i = 1; i < 8; i++) sum += sums[i][lane];
+#pragma unroll 8
+  for (int i = 1; i < SHARES; i++) sum += sums[i][lane];
   if (is_bias) bias[o] = down<B>(sum);
   else weight[(int64_t(o) * in + c) * taps + tap] = down<W>(sum);
 }
 
 #define SUM_PARTS(NAME, W, B)                                                                                         \
-  extern "C" __global__ void sum_parts_##NAME(int count, int taps, int in, int out, int rows, int columns,            \
-                                              const float *parts, const float *bias_parts, W *weight, B *bias) {      \
+  extern "C" __global__ void __launch_bounds__(SHARES * 32)                                                           \
+      sum_parts_##NAME(int count, int taps, int in, int out, int rows, int columns, const float *parts,               \
+                       const float *bias_parts, W *weight, B *bias) {                                                 \
     sum_parts(count, taps, in, out, rows, columns, parts, bias_parts, weight, bias);                                  \
   }
 SUM_PARTS(f32, float, float)

@@ -30,6 +30,7 @@ template <class T> __device__ void strided(const Strided &s, const T *from, T *t
 extern "C" __global__ void strided_1(Strided s, const uint8_t *from, uint8_t *to) { strided(s, from, to); }
 extern "C" __global__ void strided_2(Strided s, const uint16_t *from, uint16_t *to) { strided(s, from, to); }
 extern "C" __global__ void strided_4(Strided s, const uint32_t *from, uint32_t *to) { strided(s, from, to); }
+extern "C" __global__ void strided_8(Strided s, const uint2 *from, uint2 *to) { strided(s, from, to); }
 extern "C" __global__ void strided_16(Strided s, const uint4 *from, uint4 *to) { strided(s, from, to); }
 
 // Numbers as in `copy.rs`.

@@ -113,3 +113,60 @@ __device__ void gate_backward(int64_t elements, const T *g, const T *x, const T 
 FOR_FLOATS(gate_backward, GATE_BACKWARD,
            if (wide) gate_backward<T, 16 / sizeof(T)>(elements, g, x, m, of_x, of_m);
            else gate_backward<T, 1>(elements, g, x, m, of_x, of_m))
+
+// gelu(a) * b, a and b being the halves of a row of 2 * len elements, and its gradients, laid out as the halves are.
+// N adjacent elements a thread; `len` and the strides are multiples of N.
+struct Halves {
+  int64_t rows, len, x_stride, y_stride, of_x_stride;
+};
+
+// The normal distribution and its density at x, as exact as the type (see `activate_as`).
+template <class T> __device__ inline float2 normal(float x) {
+  const float density = 0.39894228040143268f * exponent<T>(-0.5f * x * x);
+  if (sizeof(T) == 4) return make_float2(0.5f * (1.0f + erff(x * 0.70710678118654752f)), density);
+  const float t = __fdividef(1.0f, 1.0f + 0.23164190f * fabsf(x));
+  const float p = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
+  const float tail = p * density * 1.25331413731550025f;
+  return make_float2(x < 0.0f ? tail : 1.0f - tail, density);
+}
+
+template <class T, int N> __device__ void gelu_gate(const Halves &h, const T *x, T *y) {
+  using P = Pack<T, N>;
+  const uint32_t per_row = uint32_t(h.len / N);
+  for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < h.rows * per_row; i += int64_t(gridDim.x) * blockDim.x) {
+    const int64_t row = i <= UINT32_MAX ? uint32_t(i) / per_row : i / per_row, at = (i - row * per_row) * N;
+    const P a = *reinterpret_cast<const P *>(x + row * h.x_stride + at);
+    const P b = *reinterpret_cast<const P *>(x + row * h.x_stride + h.len + at);
+    P to;
+#pragma unroll
+    for (int k = 0; k < N; k++) to.v[k] = down<T>(up(a.v[k]) * normal<T>(up(a.v[k])).x * up(b.v[k]));
+    *reinterpret_cast<P *>(y + row * h.y_stride + at) = to;
+  }
+}
+
+template <class T, int N> __device__ void gelu_gate_backward(const Halves &h, const T *g, const T *x, T *of_x) {
+  using P = Pack<T, N>;
+  const uint32_t per_row = uint32_t(h.len / N);
+  for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < h.rows * per_row; i += int64_t(gridDim.x) * blockDim.x) {
+    const int64_t row = i <= UINT32_MAX ? uint32_t(i) / per_row : i / per_row, at = (i - row * per_row) * N;
+    const P a = *reinterpret_cast<const P *>(x + row * h.x_stride + at);
+    const P b = *reinterpret_cast<const P *>(x + row * h.x_stride + h.len + at);
+    const P grad = *reinterpret_cast<const P *>(g + row * h.y_stride + at);
+    P of_a, of_b;
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+      const float u = up(a.v[k]), v = up(grad.v[k]);
+      const float2 n = normal<T>(u);
+      of_a.v[k] = down<T>(v * up(b.v[k]) * (n.x + u * n.y));
+      of_b.v[k] = down<T>(v * u * n.x);
+    }
+    *reinterpret_cast<P *>(of_x + row * h.of_x_stride + at) = of_a;
+    *reinterpret_cast<P *>(of_x + row * h.of_x_stride + h.len + at) = of_b;
+  }
+}
+
+#define GELU_GATE(T) (int wide, Halves h, const T *x, T *y)
+FOR_FLOATS(gelu_gate, GELU_GATE, if (wide) gelu_gate<T, 16 / sizeof(T)>(h, x, y); else gelu_gate<T, 1>(h, x, y))
+#define GELU_GATE_BACKWARD(T) (int wide, Halves h, const T *g, const T *x, T *of_x)
+FOR_FLOATS(gelu_gate_backward, GELU_GATE_BACKWARD, if (wide) gelu_gate_backward<T, 16 / sizeof(T)>(h, g, x, of_x);
+           else gelu_gate_backward<T, 1>(h, g, x, of_x))

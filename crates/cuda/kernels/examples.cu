@@ -9,7 +9,7 @@
 template <class T> __device__ void unpack(int bytes, int64_t pixels, int channels, int stride, const void *from, T *to) {
   const int64_t total = pixels * stride;
   for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < total; i += int64_t(gridDim.x) * blockDim.x) {
-    const int64_t pixel = i / stride;
+    const int64_t pixel = i <= UINT32_MAX ? uint32_t(i) / uint32_t(stride) : i / stride;
     const int c = int(i - pixel * stride);
     float x = 0.0f;
     if (c < channels) {

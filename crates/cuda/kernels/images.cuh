@@ -21,12 +21,20 @@ struct Place {
 };
 
 __device__ inline Place place(const Size &s, int64_t i) {
-  int64_t pixel = i / s.channels;
   Place p;
-  p.c = int(i - pixel * s.channels);
-  p.x = int(pixel % s.width);
-  p.y = int(pixel / s.width % s.height);
-  p.n = int(pixel / s.width / s.height);
+  if (i <= UINT32_MAX) { // 32-bit division is several times faster
+    const uint32_t pixel = uint32_t(i) / uint32_t(s.channels), row = pixel / uint32_t(s.width);
+    p.c = int(uint32_t(i) - pixel * s.channels);
+    p.x = int(pixel - row * s.width);
+    p.n = int(row / uint32_t(s.height));
+    p.y = int(row - p.n * s.height);
+  } else {
+    const int64_t pixel = i / s.channels, row = pixel / s.width;
+    p.c = int(i - pixel * s.channels);
+    p.x = int(pixel - row * s.width);
+    p.n = int(row / s.height);
+    p.y = int(row - int64_t(p.n) * s.height);
+  }
   p.inside = p.n < s.n;
   return p;
 }

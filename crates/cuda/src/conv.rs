@@ -1,5 +1,6 @@
 //! Convolution of channels-last images, on weights packed once.
 
+use crate::depthwise_conv;
 use crate::error::refuse;
 use crate::launch::{Grid, arguments, variant};
 use crate::{DType, Elements, Error, Gpu, Image, ImageMut, Memory};
@@ -78,6 +79,8 @@ enum Way {
     Gather,
     /// By kernels of which the convolution is a part.
     Part(Packing),
+    /// Depthwise, eight channels a thread.
+    Depthwise,
     /// As `Gather`, in f32.
     GatherF32,
     /// One thread an output.
@@ -257,11 +260,12 @@ impl PackedConv {
                 })
             }
             _ if dense && small => Way::Gather,
+            _ if packing == Packing::Alone && depthwise_conv::kernels(&shape, dtype).is_some() => Way::Depthwise,
             DType::F32 if dense && shape.out_channels > 4 => Way::GatherF32,
             DType::F32 | DType::F16 | DType::BF16 => Way::Direct,
             _ => return refuse!(KERNEL, "wants floats, got {dtype:?}"),
         };
-        let own_bias = gpu.allocate(shape.out_channels * 4)?;
+        let own_bias = gpu.allocate(shape.out_channels.next_multiple_of(64) * 4)?;
         let (taps, describe) = (shape.taps(), || format!("{shape:?}"));
         let [fan, outputs, taps_i] = [shape.in_channels / shape.groups, shape.out_channels, taps].map(|n| n as i32);
         let reversed = if is_reversed { outputs / shape.groups as i32 } else { 0 };
@@ -295,9 +299,12 @@ impl PackedConv {
                 unsafe { gpu.launch(kernel, Grid::flat(elements), arguments, &describe)? };
                 packed
             }
-            Way::GatherF32 | Way::Direct => {
-                let padded =
-                    if way == Way::Direct { shape.out_channels } else { shape.out_channels.next_multiple_of(64) };
+            Way::GatherF32 | Way::Depthwise | Way::Direct => {
+                let padded = match way {
+                    Way::Direct => shape.out_channels,
+                    Way::Depthwise => shape.out_channels.next_multiple_of(8),
+                    _ => shape.out_channels.next_multiple_of(64),
+                };
                 let elements = fan as usize * taps * padded;
                 let turned = gpu.allocate(elements * 4)?;
                 let (padded, to) = (padded as i32, turned.pointer());
@@ -381,6 +388,34 @@ impl PackedConv {
                 unsafe { gpu.launch("conv_gather_f32", grid, arguments, &describe) }
             }
             Way::Part(packing) => refuse!("conv", "packed for {packing:?}"),
+            Way::Depthwise if epilogue.shuffle != 1 || y.dtype() != self.dtype => {
+                refuse!("depthwise_conv", "a pixel shuffle, or a result of other elements")
+            }
+            Way::Depthwise => {
+                let Some([kernel, _]) = depthwise_conv::kernels(&self.shape, self.dtype) else {
+                    return refuse!("depthwise_conv", "{:?} has no kernel", self.shape);
+                };
+                let small = depthwise_conv::Raw {
+                    n: raw.n,
+                    height: raw.height,
+                    width: raw.width,
+                    channels: raw.out_channels,
+                    columns: self.shape.out_channels.next_multiple_of(8) as i32,
+                    x_stride: raw.x_stride,
+                    y_stride: raw.y_stride,
+                    residual_stride: raw.residual_stride,
+                    slope: raw.slope,
+                    highest: raw.highest,
+                    masked: raw.masked,
+                };
+                let threads = depthwise_conv::threads(&self.shape, x.size.height, x.size.width);
+                if threads > i32::MAX as usize {
+                    return refuse!(kernel, "{:?} is too large", x.size);
+                }
+                let grid = Grid { blocks: [threads.div_ceil(256), x.size.n, 1], threads: 256, shared: 0 };
+                // SAFETY: as above.
+                unsafe { gpu.launch(kernel, grid, arguments![small, from, weights, bias, residual, to], &describe) }
+            }
             Way::Direct => {
                 let Some(kernel) = variant!(self.dtype, "conv_direct") else {
                     return refuse!("conv", "wants floats, got {:?}", self.dtype);
@@ -492,12 +527,12 @@ impl PackedConv {
         // The tensor-core kernels read whole vectors, and write pairs, or all of the padding.
         let plain = epilogue.shuffle == 1 && y.dtype() == self.dtype;
         let (round_x, round_y) = match self.way {
-            Way::Tile | Way::Point(_) if plain => (8, 16),
+            Way::Tile | Way::Point(_) | Way::Depthwise if plain => (8, 16),
             _ if half && plain => (8, 2),
             _ if half => (8, 1),
             _ => (1, 1),
         };
-        let step = if matches!(self.way, Way::Tile | Way::Point(_)) { 16 } else { 2 };
+        let step = if matches!(self.way, Way::Tile | Way::Point(_) | Way::Depthwise) { 16 } else { 2 };
         let whole =
             |image: &Elements<'_>, stride: usize| stride.is_multiple_of(step) && image.is_aligned(2 * step.min(8));
         x.check(KERNEL, "the input", if x.size.stride.is_multiple_of(8) { round_x } else { 1 })?;
@@ -527,8 +562,8 @@ impl PackedConv {
             }
         }
         let aligned = x.elements.is_aligned(16) && x.size.stride.is_multiple_of(8);
-        let tensor_cores = matches!(self.way, Way::Tile | Way::Point(_) | Way::Gather);
-        if tensor_cores && !(aligned && (!plain || whole(&y.elements.0, y.size.stride))) {
+        let in_vectors = matches!(self.way, Way::Tile | Way::Point(_) | Way::Gather | Way::Depthwise);
+        if in_vectors && !(aligned && (!plain || whole(&y.elements.0, y.size.stride))) {
             return refuse!(KERNEL, "wants pixels at multiples of 16 bytes, got {:?} and {:?}", x.size, y.size);
         }
         if x.size.n > 65535 || height > TILE[0] * 65535 {

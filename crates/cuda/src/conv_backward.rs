@@ -3,6 +3,7 @@
 //! convolution has steps.
 
 use crate::conv::ConvShape;
+use crate::depthwise_conv;
 use crate::error::refuse;
 use crate::launch::{Grid, arguments, variant};
 use crate::pooling::check_images;
@@ -13,6 +14,8 @@ use crate::{DType, ElementsMut, Error, Gpu, Image, ImageMut};
 const PARTS: usize = 256;
 /// Most bytes of all parts together.
 const BYTES: usize = 1 << 28;
+/// Lines that a block for depthwise convolutions goes through at a time.
+const SLOTS: usize = 16;
 /// Rows and columns of pixels of a tile.
 const TILE: [usize; 2] = [8, 32];
 
@@ -112,6 +115,24 @@ pub fn weight_gradient(
         let arguments = arguments![raw, tiles, per_part, from, g, to_parts, to_bias];
         // SAFETY: the kernel takes these types; images were checked to lie in their memory, parts are as large as the plan says.
         unsafe { gpu.launch(plan.kernel, plan.grid, arguments, &describe)? };
+    } else if plan.kernel.starts_with("weight_depthwise") {
+        let same = depthwise_conv::Raw {
+            n: raw.n,
+            height: raw.height,
+            width: raw.width,
+            channels: raw.out_channels,
+            columns: plan.columns as i32,
+            x_stride: raw.x_stride,
+            y_stride: raw.g_stride,
+            residual_stride: 0,
+            slope: 1.0,
+            highest: f32::INFINITY,
+            masked: 0,
+        };
+        let per_part = plan.per_part as i32;
+        let arguments = arguments![same, per_part, from, g, to_parts, to_bias];
+        // SAFETY: as above.
+        unsafe { gpu.launch(plan.kernel, plan.grid, arguments, &describe)? };
     } else {
         let per_part = plan.per_part as i64;
         let arguments = arguments![raw, per_part, from, g, to_parts, to_bias];
@@ -120,7 +141,7 @@ pub fn weight_gradient(
     }
     let Some(kernel) = variant!(to, "sum_parts") else { return refuse!(KERNEL, "wants floats, got {to:?}") };
     let lines = taps * inputs + usize::from(bias.is_some());
-    let grid = Grid { blocks: [lines * outputs.div_ceil(32), 1, 1], threads: 256, shared: 0 };
+    let grid = Grid { blocks: [lines * outputs.div_ceil(32), 1, 1], threads: 1024, shared: 0 };
     let [count, taps, inputs, outputs, rows, columns] =
         [plan.parts, taps, inputs, outputs, plan.rows, plan.columns].map(|n| n as i32);
     let [to_weight, to_final] = [weight.0.pointer(), bias.map_or(0, |bias| bias.0.pointer())];
@@ -170,6 +191,20 @@ fn plan(gpu: &Gpu, shape: &ConvShape, x: &Image<'_>, grad: &Image<'_>) -> Result
         let parts = pixels.div_ceil(per_part);
         let grid = Grid { blocks: [blocks[0], blocks[1], parts], threads: 256, shared: 0 };
         return Ok(Plan { kernel, grid, per_part, parts, rows, columns });
+    }
+    let lines = grad.size.n.saturating_mul(grad.size.height);
+    if let Some([_, kernel]) = depthwise_conv::kernels(shape, x.dtype())
+        && lines <= i32::MAX as usize
+    {
+        let columns = shape.out_channels.next_multiple_of(64);
+        let rows = shape.kernel[0];
+        // Sixteen lines are gone through at a time: at least 32 pixels of each channel by a thread.
+        let least = SLOTS * 32usize.div_ceil(grad.size.width);
+        let wanted = (8 * PARTS).div_ceil(columns / 64 * rows).min(PARTS).min(lines.div_ceil(least));
+        let per_part = lines.div_ceil(most(wanted, 1, columns)).next_multiple_of(SLOTS);
+        let parts = lines.div_ceil(per_part);
+        let grid = Grid { blocks: [columns / 64, rows, parts], threads: 128, shared: 0 };
+        return Ok(Plan { kernel, grid, per_part, parts, rows: 1, columns });
     }
     let Some(kernel) = variant!(x.dtype(), "weight_grouped") else {
         return refuse!(KERNEL, "wants floats, got {:?}", x.dtype());

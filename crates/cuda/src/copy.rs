@@ -47,11 +47,12 @@ pub fn strided(
         }
     }
     let mut size_of = from.0.dtype().size();
-    // Adjacent elements go 16 bytes at a time where everything is aligned.
-    let wide = 16 / size_of;
-    if let Some((&mut (ref mut size, ref mut a, ref mut b), outer)) = merged.split_last_mut() {
-        let fits = *a == 1 && *b == 1 && size.is_multiple_of(wide);
-        let aligned = |e: &Elements<'_>| e.is_aligned(16);
+    // Adjacent elements go 16 or 8 bytes at a time where everything is aligned.
+    for bytes in [16, 8] {
+        let wide = bytes / size_of;
+        let Some((&mut (ref mut size, ref mut a, ref mut b), outer)) = merged.split_last_mut() else { break };
+        let fits = wide > 1 && *a == 1 && *b == 1 && size.is_multiple_of(wide);
+        let aligned = |e: &Elements<'_>| e.is_aligned(bytes);
         let steps = outer.iter().all(|(_, a, b)| a.is_multiple_of(wide) && b.is_multiple_of(wide));
         if fits && steps && aligned(&from.0) && aligned(&to.0.0) {
             *size /= wide;
@@ -60,7 +61,8 @@ pub fn strided(
                 *b /= wide;
             }
             (*a, *b) = (1, 1);
-            size_of = 16;
+            size_of = bytes;
+            break;
         }
     }
     if merged.len() > RANK {
@@ -76,6 +78,7 @@ pub fn strided(
         1 => "strided_1",
         2 => "strided_2",
         4 => "strided_4",
+        8 => "strided_8",
         _ => "strided_16",
     };
     let pointers = [from.0.pointer(), to.0.0.pointer()];

@@ -4,6 +4,7 @@
 
 mod attention;
 pub(crate) mod batches;
+mod gates;
 mod linear;
 pub(crate) mod padded_conv;
 pub(crate) mod patch_transformer;
@@ -11,6 +12,7 @@ pub(crate) mod pictures;
 mod training;
 
 pub(crate) use attention::{attention, rms_norm, rope, silu};
+pub(crate) use gates::{attends, channel_attention, channel_attention_backward, gelu_gate, gelu_gate_backward};
 pub(crate) use linear::{Linear, linear, linear_backward_input};
 pub(crate) use training::*;
 
@@ -99,6 +101,25 @@ fn rows(op: &'static str, x: &Tensor) -> Result<(Tensor, RowLayout), Error> {
     Ok((copy, rows))
 }
 
+/// The tensor with rows that kernels go through in vectors, copied if they are not, and their distance.
+fn image_rows(op: &'static str, x: &Tensor) -> Result<(Tensor, usize), Error> {
+    let (x, from) = rows(op, x)?;
+    let aligned = |n: usize| n.is_multiple_of(ALIGNMENT);
+    if from.rows > 1 && aligned(from.stride) && from.stride >= from.len && aligned(x.layout().offset()) {
+        return Ok((x, from.stride));
+    }
+    Ok((x.copied(Layout::padded(x.shape())?)?, from.len.next_multiple_of(ALIGNMENT)))
+}
+
+/// The length of the one row that all are, padding included, if that is little and theirs is the same.
+fn together(all: &[(&Tensor, &RowLayout)]) -> Option<usize> {
+    let (_, first) = all.first()?;
+    let whole = first.rows * first.stride;
+    let alike = |(x, rows): &(&Tensor, &RowLayout)| *rows == *first && x.reach() >= whole;
+    let is_little = crate::ops::is_padded(first) && first.stride * 3 <= first.len * 4;
+    (is_little && all.iter().all(alike)).then_some(whole)
+}
+
 /// A new tensor like `x`, padded if the rows are, and its rows.
 fn like(x: &Tensor, shape: &[usize], padded: bool) -> Result<(Tensor, RowLayout), Error> {
     let layout = if padded { Layout::padded(shape)? } else { Layout::contiguous(shape)? };
@@ -114,9 +135,12 @@ pub(crate) fn binary(gpu: &Gpu, op: &'static str, how: Binary, a: &Tensor, b: &T
     let ((a, a_rows), (b, b_rows)) = (rows(op, a)?, rows(op, b)?);
     let padded = crate::ops::is_padded(&a_rows) || crate::ops::is_padded(&b_rows);
     let (y, out) = like(&a, a.shape(), padded)?;
-    let operands = ((read(&a)?, a_rows.stride), (read(&b)?, b_rows.stride));
-    let shape = [out.rows, out.len];
-    cuda::elementwise::binary(gpu, how, shape, operands.0, operands.1, (write(&y)?, out.stride))?;
+    let (mut strides, mut shape) = ([a_rows.stride, b_rows.stride, out.stride], [out.rows, out.len]);
+    if let Some(whole) = together(&[(&a, &a_rows), (&b, &b_rows), (&y, &out)]) {
+        (strides, shape) = ([whole; 3], [1, whole]);
+    }
+    let to = (write(&y)?, strides[2]);
+    cuda::elementwise::binary(gpu, how, shape, (read(&a)?, strides[0]), (read(&b)?, strides[1]), to)?;
     Ok(y)
 }
 
@@ -130,8 +154,12 @@ pub(crate) fn unary(
 ) -> Result<Tensor, Error> {
     let (x, from) = rows(op, x)?;
     let (y, out) = like(&x, x.shape(), crate::ops::is_padded(&from))?;
-    let (how, shape) = (activation_of(activation), [out.rows, out.len]);
-    cuda::elementwise::unary(gpu, how, factor, shape, (read(&x)?, from.stride), (write(&y)?, out.stride))?;
+    let (mut strides, mut shape) = ([from.stride, out.stride], [out.rows, out.len]);
+    if let Some(whole) = together(&[(&x, &from), (&y, &out)]) {
+        (strides, shape) = ([whole; 2], [1, whole]);
+    }
+    let (how, to) = (activation_of(activation), (write(&y)?, strides[1]));
+    cuda::elementwise::unary(gpu, how, factor, shape, (read(&x)?, strides[0]), to)?;
     Ok(y)
 }
 
@@ -146,18 +174,29 @@ pub(crate) fn normalize(gpu: &Gpu, op: &'static str, l2: Option<f32>, x: &Tensor
     Ok(y)
 }
 
-/// Layer norm over the last dimension.
+/// Layer norm over the last dimension; weight and bias are f32 or of the type of `x`.
 pub(crate) fn layer_norm(gpu: &Gpu, x: &Tensor, weight: &Tensor, bias: &Tensor, epsilon: f32) -> Result<Tensor, Error> {
-    let (weight, bias) = (weight.contiguous()?, bias.contiguous()?);
     let (x, from) = rows("layer_norm", x)?;
-    for vector in [&weight, &bias] {
-        vector.expect_dtype("layer_norm", x.dtype())?;
-    }
     let (y, out) = like(&x, x.shape(), crate::ops::is_padded(&from))?;
-    let how = cuda::normalize::Normalization::Layer { weight: read(&weight)?, bias: read(&bias)?, epsilon };
     let shape = [out.rows, out.len];
+    let of = |vector: &Tensor, dtype| vector.contiguous()?.to_dtype(dtype);
+    if is_narrow(&x, &from) {
+        let (weight, bias) = (of(weight, DType::F32)?, of(bias, DType::F32)?);
+        let (operand, to) = ((read(&x)?, from.stride), (write(&y)?, out.stride));
+        cuda::layer_norm::forward(gpu, shape, epsilon, operand, [read(&weight)?, read(&bias)?], to)?;
+        return Ok(y);
+    }
+    let (weight, bias) = (of(weight, x.dtype())?, of(bias, x.dtype())?);
+    let how = cuda::normalize::Normalization::Layer { weight: read(&weight)?, bias: read(&bias)?, epsilon };
     cuda::normalize::normalize(gpu, how, shape, (read(&x)?, from.stride), (write(&y)?, out.stride))?;
     Ok(y)
+}
+
+/// Whether rows are what the layer norm of few channels takes.
+fn is_narrow(x: &Tensor, rows: &RowLayout) -> bool {
+    crate::ops::is_padded(rows)
+        && x.layout().offset().is_multiple_of(ALIGNMENT)
+        && cuda::layer_norm::takes(dtype_of(x.dtype()), rows.len, rows.stride)
 }
 
 /// `a · b` for operands that were repeated to one batch and lie without gaps.

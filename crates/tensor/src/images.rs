@@ -6,7 +6,8 @@ use supple_cuda::{Elements, ElementsMut, Feed, ImageMut, ImageSize};
 /// Batches that may be under way at once.
 const SLOTS: usize = 3;
 
-/// Two images `[n, h, w, 3]` on a GPU, such as low and high resolution, that [`send`](Self::send) fills.
+/// Two images `[n, h, w, 3]` on a GPU, such as low and high resolution, that [`send`](Self::send) fills. The first goes into a network,
+/// so its pixels are padded; the second, which results are compared with, has no gaps.
 #[derive(Debug)]
 pub struct ImageFeed {
     feed: Feed,
@@ -28,6 +29,9 @@ impl ImageFeed {
     ) -> Result<ImageFeed, Error> {
         let gpu = device.gpu()?;
         let image = |i: usize| {
+            if i > 0 {
+                return Tensor::zeros(device, &shapes[i], types[i]);
+            }
             let zeros = Tensor::zeros(device, &[Layout::padded(&shapes[i])?.extent() + ALIGNMENT], types[i])?;
             let [n, h, w, c] = shapes[i];
             let padded = c.next_multiple_of(ALIGNMENT);
@@ -61,7 +65,7 @@ impl ImageFeed {
             let mut at = 0;
             for image in images {
                 let &[n, height, width, channels] = &**image.shape() else { unreachable!("made with four dimensions") };
-                let stride = channels.next_multiple_of(ALIGNMENT);
+                let stride = image.layout().strides()[2];
                 let to =
                     ElementsMut::new(image.memory()?, image.layout().offset(), crate::cuda::dtype_of(image.dtype()));
                 let size = ImageSize { n, height, width, channels, stride };

@@ -83,64 +83,72 @@ impl Definition {
         }
     }
 
-    /// Attention among the channels of each patch `[patches, 8, 8, c]`.
+    /// `x` plus attention among the channels of each patch `[patches, 8, 8, c]`.
     fn attention(&self, p: &Layers<'_>, layer: &str, x: &Tensor) -> Result<Tensor, Error> {
         let name = |part: &str| format!("{layer}.attn.{part}");
         let &[patches, h, w, c] = &**x.shape() else { unreachable!("made by forward") };
-        let weight = p.get(&name("qkv.weight"))?;
-        let qkv = ops::linear(x, weight, Some(p.get(&name("qkv.bias"))?), Activation::Identity)?;
-        let qkv = qkv.reshape(&[patches, h * w, 3 * c])?;
-        let part = |i: usize| qkv.narrow(2, i * c, c)?.transpose(1, 2)?.contiguous();
-        let [q, k] = [ops::l2_normalize(&part(0)?, 1e-12)?, ops::l2_normalize(&part(1)?, 1e-12)?];
-        let temperature = p.get(&name("temperature"))?.to_dtype(x.dtype())?;
-        let scores = ops::mul(&ops::matmul(&q, &k.transpose(1, 2)?)?, &temperature)?;
-        let mixed = ops::matmul(&ops::softmax(&scores)?, &part(2)?)?;
-        let mixed = mixed.transpose(1, 2)?.reshape(&[patches, h, w, c])?;
-        p.conv_without_bias(&name("project_out"), ConvShape::same(c, c, 1), &mixed)
+        let weight = p.get(&name("qkv.weight"))?.reshape(&[3 * c, c, 1, 1])?;
+        let (shape, bias) = (ConvShape::same(c, 3 * c, 1), p.get(&name("qkv.bias"))?);
+        let before = self.before(p, layer, 1, x)?;
+        let qkv = ops::conv2d(&before, &weight, Some(bias), shape, Activation::Identity)?;
+        let temperature = p.get(&name("temperature"))?;
+        let mixed = ops::channel_attention(&qkv.reshape(&[patches, h * w, 3 * c])?, temperature, 1e-12)?;
+        let (mixed, weight) = (mixed.reshape(&[patches, h, w, c])?, p.get(&name("project_out.weight"))?);
+        Ok(ops::conv2d_add(&mixed, weight, None, ConvShape::same(c, c, 1), x)?)
     }
 
-    /// The gated feed-forward part.
+    /// `x` plus the gated feed-forward part.
     fn feed_forward(&self, p: &Layers<'_>, layer: &str, x: &Tensor) -> Result<Tensor, Error> {
         let (c, name) = (self.channels, |part: &str| format!("{layer}.ffn.{part}"));
-        let x = p.conv_without_bias(&name("project_in"), ConvShape::same(c, 4 * c, 1), x)?;
+        let before = self.before(p, layer, 2, x)?;
+        let hidden = p.conv_without_bias(&name("project_in"), ConvShape::same(c, 4 * c, 1), &before)?;
         let depthwise = ConvShape { groups: 4 * c, ..ConvShape::same(4 * c, 4 * c, 3) };
-        let x = p.conv_without_bias(&name("dwconv"), depthwise, &x)?;
-        let (a, b) = (x.narrow(3, 0, 2 * c)?, x.narrow(3, 2 * c, 2 * c)?);
-        let gated = ops::mul(&ops::gelu(&a)?, &b)?;
-        p.conv_without_bias(&name("project_out"), ConvShape::same(2 * c, c, 1), &gated)
+        let gated = ops::gelu_gate(&p.conv_without_bias(&name("dwconv"), depthwise, &hidden)?)?;
+        let weight = p.get(&name("project_out.weight"))?;
+        Ok(ops::conv2d_add(&gated, weight, None, ConvShape::same(2 * c, c, 1), x)?)
     }
 
-    /// Gating by what large kernels see.
+    /// `x` plus gating by what large kernels see.
     fn gating(&self, p: &Layers<'_>, layer: &str, x: &Tensor) -> Result<Tensor, Error> {
         let (c, name) = (self.channels, |part: &str| format!("{layer}.SDA.{part}"));
-        let both = p.conv(&name("proj_first.0"), ConvShape::same(c, 2 * c, 1), x)?;
-        let (context, value) = (both.narrow(3, 0, c)?, both.narrow(3, c, c)?);
+        let (before, same) = (self.before(p, layer, 1, x)?, ConvShape::same(c, c, 1));
+        let both = [p.get(&name("proj_first.0.weight"))?, p.get(&name("proj_first.0.bias"))?];
+        // Halves of the weights, and not of the result: they are smaller.
+        let half = |i: usize| -> Result<Tensor, Error> {
+            let [weight, bias] = [both[0].narrow(0, i * c, c)?, both[1].narrow(0, i * c, c)?];
+            Ok(ops::conv2d(&before, &weight, Some(&bias), same, Activation::Identity)?)
+        };
+        let (context, value) = (half(0)?, half(1)?);
         let near = ConvShape { groups: c, ..ConvShape::same(c, c, 5) };
         let far = ConvShape { groups: c, dilation: [3; 2], padding: [9; 2], ..ConvShape::same(c, c, 7) };
         let context = p.conv(&name("DConvs.0"), near, &context)?;
         let context = p.conv(&name("DConvs.1"), far, &context)?;
-        let context = p.conv(&name("DConvs.2"), ConvShape::same(c, c, 1), &context)?;
+        let context = p.conv(&name("DConvs.2"), same, &context)?;
         let gated = ops::mul(&value, &context)?;
-        let out = p.conv(&name("proj_last.0"), ConvShape::same(c, c, 1), &gated)?;
-        Ok(ops::mul(&out, &p.get(&name("scale"))?.reshape(&[c])?.to_dtype(x.dtype())?)?)
+        // The factor of each channel goes into the weights.
+        let scale = p.get(&name("scale"))?;
+        let weight = ops::mul(p.get(&name("proj_last.0.weight"))?, &scale.reshape(&[c, 1, 1, 1])?)?;
+        let bias = ops::mul(p.get(&name("proj_last.0.bias"))?, &scale.reshape(&[c])?)?;
+        Ok(ops::conv2d_add(&gated, &weight, Some(&bias), same, x)?)
     }
 
     fn unit(&self, p: &Layers<'_>, unit: usize, x: &Tensor) -> Result<Tensor, Error> {
         let &[n, h, w, c] = &**x.shape() else { unreachable!("made by forward") };
         let (rows, columns) = (h / PATCH, w / PATCH);
-        let patches = x.reshape(&[n, rows, PATCH, columns, PATCH, c])?.permute(&[0, 1, 3, 2, 4, 5])?;
-        let mut x = patches.reshape(&[n * rows * columns, PATCH, PATCH, c])?.padded()?;
+        // Copied once, into padded rows, which other shapes are views of.
+        let patches = x.reshape(&[n, rows, PATCH, columns, PATCH, c])?.permute(&[0, 1, 3, 2, 4, 5])?.padded()?;
+        let mut x = patches.reshape(&[n * rows * columns, PATCH, PATCH, c])?;
         for l in 0..self.inner {
             let layer = format!("UFONE.{unit}.ITLs.{l}");
-            x = ops::add(&x, &self.attention(p, &layer, &self.before(p, &layer, 1, &x)?)?)?;
-            x = ops::add(&x, &self.feed_forward(p, &layer, &self.before(p, &layer, 2, &x)?)?)?;
+            x = self.attention(p, &layer, &x)?;
+            x = self.feed_forward(p, &layer, &x)?;
         }
-        let map = x.reshape(&[n, rows, columns, PATCH, PATCH, c])?.permute(&[0, 1, 3, 2, 4, 5])?;
-        let mut x = map.reshape(&[n, h, w, c])?.padded()?;
+        let map = x.reshape(&[n, rows, columns, PATCH, PATCH, c])?.permute(&[0, 1, 3, 2, 4, 5])?.padded()?;
+        let mut x = map.reshape(&[n, h, w, c])?;
         for l in 0..self.spatial {
             let layer = format!("UFONE.{unit}.SALs.{l}");
-            x = ops::add(&x, &self.gating(p, &layer, &self.before(p, &layer, 1, &x)?)?)?;
-            x = ops::add(&x, &self.feed_forward(p, &layer, &self.before(p, &layer, 2, &x)?)?)?;
+            x = self.gating(p, &layer, &x)?;
+            x = self.feed_forward(p, &layer, &x)?;
         }
         Ok(x)
     }
@@ -213,10 +221,6 @@ impl Network for Definition {
         let body = ops::add(&p.conv("conv_after_body", ConvShape::same(c, c, 3), &body)?, &head)?;
         let y = p.conv("upsample.0", ConvShape::same(c, 3 * self.scale * self.scale, 3), &body)?;
         Ok(ops::pixel_shuffle(&y, self.scale)?)
-    }
-
-    fn meets_activations(&self, name: &str) -> bool {
-        name.ends_with(".temperature") || name.ends_with(".SDA.scale")
     }
 
     fn initialise(&self, device: &Device, seed: u64) -> Result<Parameters, Error> {

@@ -26,7 +26,7 @@ pub(crate) fn expect_parameter(op: &'static str, parameter: &Tensor, activations
     if parameter.dtype() == DType::F32 { Ok(()) } else { parameter.expect_dtype(op, activations) }
 }
 
-/// `leaky(x * weight + bias)`; the caller checked that weight and bias fit the shape.
+/// `leaky(x * weight + bias) + residual`; the caller checked that weight and bias fit the shape.
 pub(crate) fn conv2d(
     gpu: &Gpu,
     x: &Tensor,
@@ -34,6 +34,7 @@ pub(crate) fn conv2d(
     bias: Option<&Tensor>,
     shape: &ConvShape,
     slope: f32,
+    residual: Option<&Tensor>,
 ) -> Result<Tensor, Error> {
     const OP: &str = "conv2d";
     let image = Image::new(OP, x)?;
@@ -46,7 +47,9 @@ pub(crate) fn conv2d(
     let (shape, from) = (conv_shape(shape), bias.as_ref().map(read).transpose()?);
     let packed = PackedConv::pack(gpu, Packing::Alone, dtype_of(x.dtype()), shape, read(&weight)?, from)?;
     let y = new_image(x, [image.size.n, height, width, shape.out_channels], x.dtype())?;
-    packed.run(gpu, image.view()?, image_mut(&y)?, &Epilogue { slope, ..Epilogue::NONE })?;
+    let residual = residual.map(|residual| Image::new(OP, residual)).transpose()?;
+    let residual = residual.as_ref().map(Image::view).transpose()?;
+    packed.run(gpu, image.view()?, image_mut(&y)?, &Epilogue { slope, residual, ..Epilogue::NONE })?;
     Ok(y)
 }
 
@@ -129,9 +132,12 @@ pub(crate) fn activation_backward(gpu: &Gpu, grad: &Tensor, saved: &Tensor, how:
     saved.expect_dtype(OP, grad.dtype())?;
     let ((grad, grad_rows), (saved, saved_rows)) = (rows(OP, grad)?, rows(OP, saved)?);
     let (y, out) = like(&grad, grad.shape(), is_padded(&grad_rows) || is_padded(&saved_rows))?;
-    let (a, b) = ((read(&grad)?, grad_rows.stride), (read(&saved)?, saved_rows.stride));
-    let to = (write(&y)?, out.stride);
-    cuda::elementwise::activation_backward(gpu, activation_of(how), [out.rows, out.len], a, b, to)?;
+    let (mut strides, mut shape) = ([grad_rows.stride, saved_rows.stride, out.stride], [out.rows, out.len]);
+    if let Some(whole) = super::together(&[(&grad, &grad_rows), (&saved, &saved_rows), (&y, &out)]) {
+        (strides, shape) = ([whole; 3], [1, whole]);
+    }
+    let (a, b, to) = ((read(&grad)?, strides[0]), (read(&saved)?, strides[1]), (write(&y)?, strides[2]));
+    cuda::elementwise::activation_backward(gpu, activation_of(how), shape, a, b, to)?;
     Ok(y)
 }
 
@@ -225,8 +231,17 @@ pub(crate) fn layer_norm_backward(
     let weight = weight.contiguous()?.to_dtype(DType::F32)?;
     let len = weight.elements();
     let both = Tensor::unspecified(x.device(), Layout::contiguous(&[2, len])?, DType::F32)?;
-    let how = cuda::backward::Normalized::Layer { weight: read(&weight)?, epsilon, parameters: write(&both)? };
-    let of_x = normalized(gpu, OP, how, grad, x)?;
+    let ((given, grad_rows), (from, x_rows)) = (rows(OP, grad)?, rows(OP, x)?);
+    let of_x = if super::is_narrow(&given, &grad_rows) && super::is_narrow(&from, &x_rows) {
+        let (y, out) = like(&from, from.shape(), true)?;
+        let operands = ((read(&given)?, grad_rows.stride), (read(&from)?, x_rows.stride));
+        let (shape, to) = ([out.rows, out.len], (write(&y)?, out.stride));
+        cuda::layer_norm::backward(gpu, shape, epsilon, operands, read(&weight)?, to, write(&both)?)?;
+        y
+    } else {
+        let how = cuda::backward::Normalized::Layer { weight: read(&weight)?, epsilon, parameters: write(&both)? };
+        normalized(gpu, OP, how, grad, x)?
+    };
     let part = |i: usize| both.narrow(0, i, 1)?.reshape(&[len])?.to_dtype(dtypes[i]);
     Ok([of_x, part(0)?, part(1)?])
 }

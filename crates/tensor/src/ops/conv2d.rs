@@ -167,14 +167,7 @@ pub fn conv2d(
     shape: ConvShape,
     activation: Activation,
 ) -> Result<Tensor, Error> {
-    check_weight(x, weight, &shape)?;
-    if let Some(bias) = bias {
-        same_device(OP, x.device(), bias.device())?;
-        expect_parameter(x, bias)?;
-        if bias.shape()[..] != [shape.out_channels] {
-            return refuse!(OP, "a bias of shape {:?} for {shape:?}", bias.shape());
-        }
-    }
+    check_parameters(x, weight, bias, &shape)?;
     // What cannot be undone from the output is not fused.
     let fused = if saves_output(activation) { activation } else { Activation::Identity };
     let y = convolved(&x.detach(), &weight.detach(), bias.map(Tensor::detach).as_ref(), shape, fused)?;
@@ -207,7 +200,7 @@ fn convolved(
 ) -> Result<Tensor, Error> {
     #[cfg(feature = "cuda")]
     if let Device::Cuda(gpu) = x.device() {
-        let y = crate::cuda::conv2d(gpu, x, weight, bias, &shape, activation.slope().unwrap_or(1.0))?;
+        let y = crate::cuda::conv2d(gpu, x, weight, bias, &shape, activation.slope().unwrap_or(1.0), None)?;
         return if activation.slope().is_some() { Ok(y) } else { activate(&y, activation) };
     }
     let (weight, bias) = (weight.contiguous()?, bias.map(Tensor::contiguous).transpose()?);
@@ -216,7 +209,7 @@ fn convolved(
 }
 
 /// The gradients of weight and bias, of type `dtype`, as far as they are wanted.
-fn parameter_gradients(
+pub(super) fn parameter_gradients(
     grad: &Tensor,
     x: &Tensor,
     shape: &ConvShape,
@@ -242,6 +235,23 @@ pub(super) fn expect_parameter(x: &Tensor, parameter: &Tensor) -> Result<(), Err
         #[cfg(feature = "cuda")]
         Device::Cuda(_) => crate::cuda::expect_parameter(OP, parameter, x.dtype()),
     }
+}
+
+/// Checks that weight and bias fit the shape and what they are used on.
+pub(super) fn check_parameters(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    shape: &ConvShape,
+) -> Result<(), Error> {
+    check_weight(x, weight, shape)?;
+    let Some(bias) = bias else { return Ok(()) };
+    same_device(OP, x.device(), bias.device())?;
+    expect_parameter(x, bias)?;
+    if bias.shape()[..] != [shape.out_channels] {
+        return refuse!(OP, "a bias of shape {:?} for {shape:?}", bias.shape());
+    }
+    Ok(())
 }
 
 fn check_weight(x: &Tensor, weight: &Tensor, shape: &ConvShape) -> Result<(), Error> {

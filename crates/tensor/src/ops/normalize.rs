@@ -49,8 +49,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, epsilon: f32) -> R
         for vector in [weight, bias] {
             crate::cuda::expect_parameter(OP, vector, x.dtype())?;
         }
-        let of = |vector: &Tensor| vector.detach().to_dtype(x.dtype());
-        let y = crate::cuda::layer_norm(gpu, x, &of(weight)?, &of(bias)?, epsilon)?;
+        let y = crate::cuda::layer_norm(gpu, &x.detach(), &weight.detach(), &bias.detach(), epsilon)?;
         return Ok(record(OP, y, &[x, weight, bias], || {
             let (gpu, x, weight, dtypes) = (gpu.clone(), x.detach(), weight.detach(), [weight.dtype(), bias.dtype()]);
             move |grad, _| {

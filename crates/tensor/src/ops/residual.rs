@@ -58,6 +58,48 @@ pub fn residual_convs(x: &Tensor, layers: &[(&Tensor, &Tensor, ConvShape)], slop
     add(&y, x)
 }
 
+/// `x * weight + bias + other`: a [`conv2d`] with what goes around it. On a GPU the sum is taken as the convolution's result is stored.
+///
+/// # Errors
+/// If shapes, element types or devices do not fit each other.
+pub fn conv2d_add(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    shape: ConvShape,
+    other: &Tensor,
+) -> Result<Tensor, Error> {
+    const OP: &str = "conv2d_add";
+    #[cfg(feature = "cuda")]
+    if let crate::Device::Cuda(gpu) = x.device() {
+        super::conv2d::check_parameters(x, weight, bias, &shape)?;
+        super::same_device(OP, x.device(), other.device())?;
+        let plain = bias.map(Tensor::detach);
+        let (from, of) = (x.detach(), weight.detach());
+        let y = crate::cuda::conv2d(gpu, &from, &of, plain.as_ref(), &shape, 1.0, Some(&other.detach()))?;
+        let all: Vec<&Tensor> = [Some(x), Some(weight), Some(other), bias].into_iter().flatten().collect();
+        return Ok(record(OP, y, &all, || {
+            let gpu = gpu.clone();
+            move |grad: &Tensor, needed: &[bool]| {
+                let size = [from.shape()[1], from.shape()[2]];
+                let after = crate::cuda::After::Nothing;
+                let of_x = needed[0]
+                    .then(|| crate::cuda::conv2d_backward_input(&gpu, grad, &of, &shape, size, after))
+                    .transpose()?;
+                let wanted = [needed[1], needed.get(3).copied().unwrap_or(false)];
+                let [of_weight, of_bias] = super::conv2d::parameter_gradients(grad, &from, &shape, of.dtype(), wanted)?;
+                let given = [of_x, of_weight, needed[2].then(|| grad.clone()), of_bias];
+                Ok(given.into_iter().take(needed.len()).collect())
+            }
+        }));
+    }
+    let y = conv2d(x, weight, bias, shape, Activation::Identity)?;
+    if y.shape() != other.shape() {
+        return refuse!(OP, "{:?} and {:?} differ", y.shape(), other.shape());
+    }
+    add(&y, other)
+}
+
 #[cfg(feature = "cuda")]
 fn backward(
     gpu: &supple_cuda::Gpu,

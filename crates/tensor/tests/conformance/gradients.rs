@@ -101,10 +101,14 @@ fn gradients_in(
     let rounded = |values: &[f32], shape: &[usize]| {
         Tensor::from_slice(device, values, shape)?.to_dtype(dtype)?.to_dtype(elements)
     };
-    let leaf = |(values, shape): &Input| Ok(rounded(values, shape)?.variable());
-    let leaves: Vec<Tensor> = inputs.iter().map(leaf).collect::<Result<_, Error>>()?;
+    // Padded and contiguous in turn.
+    let leaf = |(i, (values, shape)): (usize, &Input)| {
+        let x = rounded(values, shape)?;
+        Ok(if i == 0 { x.padded()? } else { x }.variable())
+    };
+    let leaves: Vec<Tensor> = inputs.iter().enumerate().map(leaf).collect::<Result<_, Error>>()?;
     let y = f(&leaves)?;
-    let weights = rounded(&scaled_noise(y.elements(), 77, 1.0), y.shape())?.to_dtype(y.dtype())?;
+    let weights = rounded(&scaled_noise(y.elements(), 77, 1.0), y.shape())?.to_dtype(y.dtype())?.padded()?;
     let gradients = y.backward_with(&weights)?;
     let values = |leaf: &Tensor| {
         let gradient = gradients.of(leaf).expect("the result depends on it");
@@ -210,7 +214,7 @@ fn reductions() {
 
 #[test]
 fn normalisations() {
-    for shape in [vec![3, 7], vec![2, 3, 2, 17], vec![2, 48]] {
+    for shape in [vec![3, 7], vec![2, 3, 2, 17], vec![2, 48], vec![71, 60]] {
         let last = [*shape.last().unwrap()];
         let x = input(&shape, 1);
         let (weight, bias) = (input(&last, 2), input(&last, 3));
@@ -242,6 +246,10 @@ fn convolutions() {
         (ConvShape { groups: 3, ..same(6, 9, 3) }, [1, 5, 4]),
         (ConvShape { groups: 16, ..same(16, 16, 5) }, [1, 6, 7]),
         (ConvShape { groups: 16, dilation: [3; 2], padding: [9; 2], ..same(16, 16, 7) }, [1, 8, 7]),
+        // More lines than a block takes, lines longer than a window, channels that fill no vector.
+        (ConvShape { groups: 60, ..same(60, 60, 3) }, [5, 8, 8]),
+        (ConvShape { groups: 76, ..same(76, 76, 5) }, [1, 19, 13]),
+        (ConvShape { groups: 13, dilation: [3; 2], padding: [9; 2], ..same(13, 13, 7) }, [2, 18, 37]),
     ] {
         let weight =
             input(&[shape.out_channels, shape.in_channels / shape.groups, shape.kernel[0], shape.kernel[1]], 2);
@@ -279,6 +287,31 @@ fn residual_convolutions_and_gates() {
     for shape in [vec![2, 3, 4, 5], vec![1, 2, 3, 48]] {
         check("sigmoid_gate", &[input(&shape, 1), input(&shape, 2)], |x| ops::sigmoid_gate(&x[0], &x[1]));
     }
+}
+
+#[test]
+fn sums_gates_and_attention_between_channels() {
+    for (shape, n) in [
+        (ConvShape::same(20, 17, 3), 2),
+        (ConvShape::same(7, 12, 1), 3),
+        (ConvShape { groups: 24, ..ConvShape::same(24, 24, 3) }, 2),
+    ] {
+        let (cin, cout, side) = (shape.in_channels, shape.out_channels, shape.kernel[0]);
+        let weight = input(&[cout, cin / shape.groups, side, side], 2);
+        let inputs = [input(&[n, 5, 6, cin], 1), weight, input(&[n, 5, 6, cout], 3), input(&[cout], 4)];
+        check("conv2d_add", &inputs, |x| ops::conv2d_add(&x[0], &x[1], Some(&x[3]), shape, &x[2]));
+        check("conv2d_add", &inputs[..3], |x| ops::conv2d_add(&x[0], &x[1], None, shape, &x[2]));
+    }
+    for shape in [vec![2, 3, 4, 6], vec![5, 240], vec![3, 2, 16]] {
+        check("gelu_gate", &[input(&shape, 1)], |x| ops::gelu_gate(&x[0]));
+    }
+    // With a kernel of its own on a GPU, and without.
+    for (patches, pixels, c) in [(3, 64, 60), (2, 64, 8), (1, 64, 64), (2, 25, 12), (2, 64, 9)] {
+        let inputs = [input(&[patches, pixels, 3 * c], 1), (vec![1.7], vec![1, 1, 1])];
+        check("channel_attention", &inputs, |x| ops::channel_attention(&x[0], &x[1], 1e-12));
+    }
+    let inputs = [input(&[2, 64, 24], 1), (vec![1.7], vec![1, 1, 1])];
+    check("channel_attention, short vectors", &inputs, |x| ops::channel_attention(&x[0], &x[1], 30.0));
 }
 
 #[test]

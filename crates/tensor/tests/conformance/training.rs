@@ -152,6 +152,66 @@ fn weights_as_tensors_are_as_good_as_packed_ones() {
 }
 
 #[test]
+fn sums_gates_and_attention_between_channels() {
+    let rounded = |values: &[f32], dtype: DType, shape: &[usize]| {
+        Tensor::from_slice(crate::cpu(), values, shape).unwrap().to_dtype(dtype).unwrap().to_dtype(DType::F32).unwrap()
+    };
+    let close = |what: &str, found: Result<Tensor, Error>, wanted: Tensor| {
+        check("attention", what, found, wanted.shape(), &wide(&wanted.to_vec::<f32>().unwrap()));
+    };
+    for (name, device) in devices() {
+        for shape in [vec![2, 3, 4, 6], vec![5, 240], vec![3, 2, 16]] {
+            let values = scaled_noise(shape.iter().product(), 1, 3.0);
+            let (x, last) = (rounded(&values, device.dtype, &shape), shape.len() - 1);
+            let half = |i: usize| x.narrow(last, i * (shape[last] / 2), shape[last] / 2).unwrap();
+            let wanted = ops::mul(&ops::gelu(&half(0)).unwrap(), &half(1)).unwrap();
+            for x in layouts(device, &values, &shape) {
+                close(&format!("gelu_gate {name}"), ops::gelu_gate(&x), wanted.clone());
+            }
+        }
+        for (patches, pixels, c) in [(3, 64, 60), (2, 64, 8), (1, 64, 64), (2, 25, 12), (2, 64, 9)] {
+            let (shape, temperature) = ([patches, pixels, 3 * c], [2.5f32]);
+            let values = scaled_noise(patches * pixels * 3 * c, 1, 1.0);
+            let (x, t) = (rounded(&values, device.dtype, &shape), crate::tensor(device, &temperature, &[1]));
+            let part = |i: usize| x.narrow(2, i * c, c).unwrap().transpose(1, 2).unwrap().contiguous().unwrap();
+            let cosines = ops::matmul(
+                &ops::l2_normalize(&part(0), 1e-12).unwrap(),
+                &ops::l2_normalize(&part(1), 1e-12).unwrap().transpose(1, 2).unwrap(),
+            );
+            let shares = ops::softmax(&ops::scale(&cosines.unwrap(), 2.5).unwrap()).unwrap();
+            let wanted = ops::matmul(&shares, &part(2)).unwrap().transpose(1, 2).unwrap();
+            for x in layouts(device, &values, &shape) {
+                let found = ops::channel_attention(&x, &t, 1e-12);
+                close(&format!("channel_attention {patches} {pixels} {c} {name}"), found, wanted.clone());
+            }
+        }
+        let shape = ConvShape { groups: 12, ..ConvShape::same(12, 12, 3) };
+        for shape in [shape, ConvShape::same(12, 20, 1)] {
+            let of = |seed, shape: &[usize]| scaled_noise(shape.iter().product(), seed, 0.5);
+            let sizes = [[12, 20][usize::from(shape.groups == 1)], 12 / shape.groups, shape.kernel[0], shape.kernel[1]];
+            let ends = [[2, 4, 9, 12], [2, 4, 9, sizes[0]]];
+            let (x, w, other) = (of(1, &ends[0]), of(2, &sizes), of(3, &ends[1]));
+            let small = |values: &[f32], shape: &[usize]| rounded(values, device.dtype, shape);
+            let product =
+                ops::conv2d(&small(&x, &ends[0]), &small(&w, &sizes), None, shape, Activation::Identity).unwrap();
+            let wanted = ops::add(&product, &small(&other, &ends[1])).unwrap();
+            let (weight, other) = (crate::tensor(device, &w, &sizes), crate::tensor(device, &other, &ends[1]));
+            for x in layouts(device, &x, &ends[0]) {
+                let found = ops::conv2d_add(&x, &weight, None, shape, &other);
+                close(&format!("conv2d_add {name}"), found, wanted.clone());
+            }
+        }
+    }
+    let device: &Device = &devices()[0].1;
+    let zeros = |shape: &[usize]| Tensor::zeros(device, shape, DType::F32).unwrap();
+    assert!(ops::gelu_gate(&zeros(&[2, 3])).is_err());
+    assert!(ops::channel_attention(&zeros(&[1, 4, 5]), &zeros(&[1]), 1e-12).is_err());
+    assert!(ops::channel_attention(&zeros(&[1, 4, 6]), &zeros(&[2]), 1e-12).is_err());
+    let (x, w, shape) = (zeros(&[1, 2, 2, 3]), zeros(&[3, 3, 1, 1]), ConvShape::same(3, 3, 1));
+    assert!(ops::conv2d_add(&x, &w, None, shape, &zeros(&[1, 2, 1, 3])).is_err());
+}
+
+#[test]
 fn tokens() {
     let [queries, keys, d, width] = [3, 5, 4, 2];
     let (q, k, v) = (scaled_noise(12, 1, 2.0), scaled_noise(20, 2, 2.0), scaled_noise(10, 3, 1.0));
