@@ -1,6 +1,6 @@
 //! Attention and rotary positions, composed of other operators: every part knows its own gradient.
 
-use super::{add, concat, matmul, mul, scale, softmax, tanh};
+use super::{add, concat, matmul, mul, scale, soft_cap, softmax};
 use crate::error::refuse;
 use crate::{DType, Device, Error, Tensor};
 
@@ -82,14 +82,6 @@ pub fn attention_with(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool, how: Sco
         scores = add(&scores, &mask.to_dtype(q.dtype())?)?;
     }
     matmul(&softmax(&scores)?, v)
-}
-
-/// `cap · tanh(x / cap)`.
-///
-/// # Errors
-/// If the elements are not `f32`.
-pub fn soft_cap(x: &Tensor, cap: f32) -> Result<Tensor, Error> {
-    scale(&tanh(&scale(x, 1.0 / cap)?)?, cap)
 }
 
 /// What hides from query `i` the keys after `keys - queries + i`, and with a window of `n` also those before the last `n` of the

@@ -1,7 +1,8 @@
 //! The cross-entropy of a linear layer's results, which never exist all at once.
 
 use super::cross_entropy::{IGNORED, chunk};
-use super::{Activation, add, concat, linear, linear_backward_input, linear_backward_weight, mul, scale, tanh};
+use super::soft_cap::slope;
+use super::{Activation, add, concat, linear, linear_backward_input, linear_backward_weight, mul, scale};
 use crate::autograd::{is_recording, no_grad, record};
 use crate::error::refuse;
 use crate::{DType, Device, Error, Tensor};
@@ -80,20 +81,15 @@ fn parts(
     for first in (0..rows).step_by(step) {
         let len = step.min(rows - first);
         let (part, targets) = (x.narrow(0, first, len)?, targets.narrow(0, first, len)?);
-        let mut logits = linear(&part, &weight, None, Activation::Identity)?;
-        let tangent = soft_cap.map(|cap| tanh(&scale(&logits, 1.0 / cap)?)).transpose()?;
-        if let (Some(cap), Some(tangent)) = (soft_cap, &tangent) {
-            logits = scale(tangent, cap)?;
-        }
+        let raw = linear(&part, &weight, None, Activation::Identity)?;
+        let logits = soft_cap.map_or_else(|| Ok(raw.clone()), |cap| super::soft_cap(&raw, cap))?;
         let (part_loss, mut grad) = of_logits(&logits, &targets, classes)?;
         loss = Some(plus(loss, part_loss)?);
         if wanted == [false; 2] {
             continue;
         }
-        if let Some(tangent) = tangent {
-            // The slope of `cap · tanh(l / cap)` is `1 - tanh²`.
-            let lost = mul(&grad, &mul(&tangent, &tangent)?)?;
-            grad = super::sub(&grad, &lost)?;
+        if let Some(cap) = soft_cap {
+            grad = mul(&grad, &slope(&raw, cap)?)?;
         }
         if wanted[0] {
             of_x.push(linear_backward_input(&grad, &weight)?);

@@ -8,7 +8,7 @@
 use super::{add_scalar, column_sums, div, is_padded, mean_dims, mul, output, same_device, sqrt, sub};
 use crate::autograd::record;
 use crate::error::refuse;
-use crate::{Device, Error, Tensor};
+use crate::{Error, Tensor};
 use supple_kernels::decoder::{self, for_each_row};
 
 /// `x / √(mean(x²) + epsilon) * weight` over the last dimension. On a GPU the weight is of the type of `x`, or `f32`. (Source:
@@ -23,7 +23,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor, Err
     };
     same_device(OP, x.device(), weight.device())?;
     #[cfg(feature = "cuda")]
-    if let Device::Cuda(gpu) = x.device() {
+    if let crate::Device::Cuda(gpu) = x.device() {
         crate::cuda::expect_parameter(OP, weight, x.dtype())?;
         let y = crate::cuda::rms_norm(gpu, &x.detach(), &weight.detach(), epsilon)?;
         return Ok(record(OP, y, &[x, weight], || {
@@ -57,9 +57,6 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor, Err
 fn forward(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor, Error> {
     const OP: &str = "rms_norm";
     weight.expect_dtype(OP, crate::DType::F32)?;
-    let Device::Cpu(_) = x.device() else {
-        return Err(Error::Device { op: OP, detail: "the tensor lies elsewhere" });
-    };
     let (x, rows) = x.to_rows(OP)?;
     let (mut y, out) = output(x.device(), x.shape(), is_padded(&rows))?;
     let (cpu, len) = (x.device().kernels(), out.len);
