@@ -4,7 +4,7 @@
 // | argument | shape |
 // |---|---|
 // | g | gradient of the output |
-// | saved | the output (softmax) or the input (L2, layer norm, pooling) |
+// | saved | the output (softmax) or the input (L2, layer norm, RMS norm, pooling) |
 // | out | gradient of the input |
 #include "images.cuh"
 
@@ -16,8 +16,8 @@ struct Rows {
   int64_t out_stride;
 };
 
-// Kinds: 0 softmax, 1 L2 with the least norm epsilon, 2 layer norm; one warp a row. `statistics` gets the mean and the
-// factor of each row of a layer norm; `weight` is f32.
+// Kinds: 0 softmax, 1 L2 with the least norm epsilon, 2 layer norm, 3 RMS norm (a layer norm whose mean is taken for 0); one
+// warp a row. `statistics` gets the mean and the factor of each row of the last two; `weight` is f32.
 template <class T>
 __device__ void normalize_backward(int kind, float epsilon, const Rows &r, const T *g, const T *saved,
                                    const float *weight, T *out, float2 *statistics) {
@@ -45,7 +45,7 @@ __device__ void normalize_backward(int kind, float epsilon, const Rows &r, const
     } else {
       float sum = 0.0f, square = 0.0f, flat = 0.0f, along = 0.0f;
       for (int64_t i = lane; i < r.len; i += 32) sum += up(from[i]);
-      const float mean = warp_sum(sum) * inverse;
+      const float mean = kind == 2 ? warp_sum(sum) * inverse : 0.0f;
       for (int64_t i = lane; i < r.len; i += 32) {
         const float d = up(from[i]) - mean, v = up(grad[i]) * weight[i];
         square += d * d;
@@ -53,7 +53,7 @@ __device__ void normalize_backward(int kind, float epsilon, const Rows &r, const
         along += v * d;
       }
       const float factor = rsqrtf(warp_sum(square) * inverse + epsilon);
-      flat = warp_sum(flat) * inverse;
+      flat = kind == 2 ? warp_sum(flat) * inverse : 0.0f;
       along = warp_sum(along) * inverse * factor * factor;
       for (int64_t i = lane; i < r.len; i += 32)
         to[i] = down<T>((up(grad[i]) * weight[i] - flat - (up(from[i]) - mean) * along) * factor);

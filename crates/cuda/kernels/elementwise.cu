@@ -8,7 +8,12 @@
 // Bound by memory: 16 bytes a thread and access where addresses allow it (the launcher looks), else one element.
 #include "rows.cuh"
 
-enum { ADD = 0, SUB = 1, MUL = 2, DIV = 3, SILU_MUL = 4, GATE = 5 };
+enum { ADD = 0, SUB = 1, MUL = 2, DIV = 3, SILU_MUL = 4, GATE = 5, GELU_TANH_MUL = 6 };
+
+// What a gate's sigmoid is taken of: x itself (SiLU), or 2√(2/π)(x + 0.044715x³), whose sigmoid times x is GELU by tanh.
+__device__ inline float gate_argument(bool gelu, float x) {
+  return gelu ? 1.5957691216057308f * x * (1.0f + 0.044715f * x * x) : x;
+}
 
 __device__ inline float combine(int how, float a, float b) {
   switch (how) {
@@ -17,6 +22,7 @@ __device__ inline float combine(int how, float a, float b) {
     case MUL: return a * b;
     case DIV: return a / b;
     case SILU_MUL: return a / (1.0f + expf(-a)) * b;
+    case GELU_TANH_MUL: return a / (1.0f + expf(-gate_argument(true, a))) * b;
     default: return a / (1.0f + expf(-b));
   }
 }
@@ -59,7 +65,7 @@ template <class T, int N> __device__ void function(int kind, float value, const 
 FOR_FLOATS(function, FUNCTION, if (wide) function<T, 16 / sizeof(T)>(kind, value, r, a, out);
            else function<T, 1>(kind, value, r, a, out))
 
-// The gradient of an activation's input from that of its output, `a`. `b` is the output, but the input of a GELU and of a leaky
+// The gradient of an activation's input from that of its output, `a`. `b` is the output, but the input of a GELU, a SiLU and of a leaky
 // ReLU that is not monotonic. At its kink a ReLU has the slope of its negative side.
 __device__ inline float slope_of(int kind, float slope, float v) {
   switch (kind) {
@@ -67,6 +73,10 @@ __device__ inline float slope_of(int kind, float slope, float v) {
     case LEAKY_RELU: return v > 0.0f ? 1.0f : slope;
     case SIGMOID: return v * (1.0f - v);
     case TANH: return 1.0f - v * v;
+    case SILU: {
+      const float open = 1.0f / (1.0f + expf(-v));
+      return open * (1.0f + v * (1.0f - open));
+    }
     case GELU: return 0.5f * (1.0f + erff(v * 0.70710678118654752f)) + v * 0.39894228040143268f * expf(-0.5f * v * v);
     default: return 1.0f;
   }
@@ -170,3 +180,29 @@ FOR_FLOATS(gelu_gate, GELU_GATE, if (wide) gelu_gate<T, 16 / sizeof(T)>(h, x, y)
 #define GELU_GATE_BACKWARD(T) (int wide, Halves h, const T *g, const T *x, T *of_x)
 FOR_FLOATS(gelu_gate_backward, GELU_GATE_BACKWARD, if (wide) gelu_gate_backward<T, 16 / sizeof(T)>(h, g, x, of_x);
            else gelu_gate_backward<T, 1>(h, g, x, of_x))
+
+// Gradients of activation(a) * b, of a and of b, for elements without gaps; the activation is SiLU, or GELU by tanh.
+template <class T, int N>
+__device__ void gated_backward(bool gelu, int64_t elements, const T *g, const T *a, const T *b, T *of_a, T *of_b) {
+  using P = Pack<T, N>;
+  for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < elements / N; i += int64_t(gridDim.x) * blockDim.x) {
+    const P grads = reinterpret_cast<const P *>(g)[i], gates = reinterpret_cast<const P *>(a)[i];
+    const P others = reinterpret_cast<const P *>(b)[i];
+    P u, v;
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+      const float grad = up(grads.v[k]), x = up(gates.v[k]);
+      const float open = 1.0f / (1.0f + expf(-gate_argument(gelu, x)));
+      const float steep = gelu ? 1.5957691216057308f * (1.0f + 0.134145f * x * x) : 1.0f;
+      u.v[k] = down<T>(grad * up(others.v[k]) * open * (1.0f + x * steep * (1.0f - open)));
+      v.v[k] = down<T>(grad * x * open);
+    }
+    reinterpret_cast<P *>(of_a)[i] = u;
+    reinterpret_cast<P *>(of_b)[i] = v;
+  }
+}
+
+#define GATED_BACKWARD(T) (int gelu, int wide, int64_t elements, const T *g, const T *a, const T *b, T *of_a, T *of_b)
+FOR_FLOATS(gated_backward, GATED_BACKWARD,
+           if (wide) gated_backward<T, 16 / sizeof(T)>(gelu, elements, g, a, b, of_a, of_b);
+           else gated_backward<T, 1>(gelu, elements, g, a, b, of_a, of_b))

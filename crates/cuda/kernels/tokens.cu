@@ -45,7 +45,7 @@ FOR_FLOATS(embedding_backward, EMBEDDING_BACKWARD, embedding_backward<T>(rows, w
 
 constexpr uint32_t IGNORED = 0xffffffffu;
 
-// losses[row] = -log softmax(logits)[target], 0 where the target is ignored; grad = factor * (softmax - target). A block a row.
+// losses[row] = -log softmax(logits)[target], 0 where the target is ignored, NaN where it is no class; grad = factor * (softmax - target). A block a row.
 template <class T>
 __device__ void cross_entropy(int64_t classes, int64_t stride, float factor, const T *logits, const uint32_t *targets,
                               float *losses, T *grad) {
@@ -54,8 +54,8 @@ __device__ void cross_entropy(int64_t classes, int64_t stride, float factor, con
   const uint32_t target = targets[row];
   const T *from = logits + row * stride;
   T *to = grad + row * classes;
-  if (target == IGNORED) {
-    if (threadIdx.x == 0) losses[row] = 0.0f;
+  if (target >= classes) {
+    if (threadIdx.x == 0) losses[row] = target == IGNORED ? 0.0f : NAN;
     for (int64_t i = threadIdx.x; i < classes; i += blockDim.x) to[i] = down<T>(0.0f);
     return;
   }

@@ -26,6 +26,15 @@ pub enum Normalized<'a> {
         /// The gradients of weight and bias, one after the other, f32: twice the length of a row.
         parameters: ElementsMut<'a>,
     },
+    /// RMS norm; what was saved is its input.
+    Rms {
+        /// Gain of each element of a row, f32.
+        weight: Elements<'a>,
+        /// Added to the mean of squares.
+        epsilon: f32,
+        /// The gradient of the weight, and as much room behind it, f32: twice the length of a row.
+        parameters: ElementsMut<'a>,
+    },
 }
 
 #[repr(C)]
@@ -68,6 +77,7 @@ pub fn normalize(
         Normalized::Softmax => (0i32, 0.0, None),
         Normalized::L2 { epsilon } => (1, epsilon, None),
         Normalized::Layer { weight, epsilon, parameters } => (2, epsilon, Some((weight, parameters))),
+        Normalized::Rms { weight, epsilon, parameters } => (3, epsilon, Some((weight, parameters))),
     };
     if let Some((weight, parameters)) = layer {
         weight.check(kernel, "the weight", Some(len))?;

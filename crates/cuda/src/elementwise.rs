@@ -40,6 +40,8 @@ pub enum Binary {
     SiluMul,
     /// `a / (1 + e^-b)`.
     Gate,
+    /// `gelu(a) * b`, with the approximation of GELU by `tanh`.
+    GeluTanhMul,
 }
 
 /// A function of one element.
@@ -290,6 +292,41 @@ pub fn gate_backward(
     let grid = Grid::flat(elements / if wide { per_access } else { 1 });
     let (wide, count, pointers) = (i32::from(wide), elements as i64, all.map(|operand| operand.pointer()));
     let arguments = arguments![wide, count, pointers[0], pointers[1], pointers[2], pointers[3], pointers[4]];
+    // SAFETY: the kernel takes these types; all operands were checked to hold so many elements.
+    unsafe { gpu.launch(kernel, grid, arguments, &|| format!("{elements} elements")) }
+}
+
+/// The gradients of [`Binary::SiluMul`], or with `gelu` of [`Binary::GeluTanhMul`], of both operands, for `elements` elements
+/// without gaps of a floating-point type.
+///
+/// # Errors
+/// If the types differ or are no floats, or something does not lie within its memory.
+pub fn gated_backward(
+    gpu: &Gpu,
+    gelu: bool,
+    elements: usize,
+    grad: Elements<'_>,
+    [a, b]: [Elements<'_>; 2],
+    [of_a, of_b]: [ElementsMut<'_>; 2],
+) -> Result<(), Error> {
+    let Some(kernel) = variant!(grad.dtype(), "gated_backward") else {
+        return refuse!("gated_backward", "wants floats, got {:?}", grad.dtype());
+    };
+    let all = [grad, a, b, of_a.0, of_b.0];
+    for operand in all {
+        operand.check(kernel, "an operand", Some(elements))?;
+        if operand.dtype() != grad.dtype() {
+            return refuse!(kernel, "operands of different element types");
+        }
+    }
+    if elements == 0 {
+        return Ok(());
+    }
+    let per_access = 16 / grad.dtype().size();
+    let wide = elements.is_multiple_of(per_access) && all.iter().all(|operand| operand.is_aligned(16));
+    let grid = Grid::flat(elements / if wide { per_access } else { 1 });
+    let (gelu, wide, count, to) = (i32::from(gelu), i32::from(wide), elements as i64, all.map(|o| o.pointer()));
+    let arguments = arguments![gelu, wide, count, to[0], to[1], to[2], to[3], to[4]];
     // SAFETY: the kernel takes these types; all operands were checked to hold so many elements.
     unsafe { gpu.launch(kernel, grid, arguments, &|| format!("{elements} elements")) }
 }

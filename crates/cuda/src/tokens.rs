@@ -82,8 +82,8 @@ pub fn embedding_backward(
 pub const IGNORED: u32 = u32::MAX;
 
 /// Of `rows` rows of `classes` logits, `stride` apart, and a target (`U32`) each: `losses[row] = -log softmax(logits)[target]` in f32,
-/// zero where the target is [`IGNORED`]; and its gradient times `factor`, `rows` rows without gaps, of the logits' type. Targets
-/// must be below `classes`, which is the caller's to see to.
+/// zero where the target is [`IGNORED`], NaN where it is another that is no class; and its gradient times `factor`, `rows` rows
+/// without gaps, of the logits' type.
 ///
 /// # Errors
 /// If types differ, or something does not lie within its memory.
@@ -113,6 +113,6 @@ pub fn cross_entropy(
     let pointers = [logits.pointer(), targets.pointer(), losses.0.pointer(), grad.0.pointer()];
     let grid = Grid { blocks: [rows, 1, 1], threads: 256, shared: 0 };
     let arguments = arguments![count, step, factor, pointers[0], pointers[1], pointers[2], pointers[3]];
-    // SAFETY: the kernel takes these types; all were checked to lie in their memory, targets are the caller's promise.
+    // SAFETY: the kernel takes these types; all were checked to lie in their memory; the kernel checks targets.
     unsafe { gpu.launch(kernel, grid, arguments, &|| format!("[{rows}, {classes}]")) }
 }

@@ -31,6 +31,8 @@ mod random;
 mod recorded;
 pub mod rows;
 mod tensor;
+#[cfg(feature = "cuda")]
+mod token_feed;
 
 pub use autograd::{Gradients, checkpoint, no_grad, straight_through};
 pub use buffer::BufferPool;
@@ -53,3 +55,5 @@ pub use supple_cuda::Error as GpuError;
 pub use supple_kernels as kernels;
 pub use supple_kernels::{Cpu, Isa};
 pub use tensor::Tensor;
+#[cfg(feature = "cuda")]
+pub use token_feed::TokenFeed;

@@ -2,6 +2,7 @@
 //!
 //! * [`Recipe`] – a TOML file: network, data, and stages, each with its loss, optimiser and schedule;
 //! * [`Examples`] – where training pairs come from; a [`Loader`] makes batches of them on threads, ahead of the device;
+//! * [`language`] – the same for language models;
 //! * [`train`] – the loop: batch, loss, [`Gradients`](supple_tensor::Gradients), [`Optimizer`]; metrics as JSON lines, and
 //!   checkpoints that a kill at any moment leaves whole.
 //!
@@ -15,6 +16,7 @@ mod checkpoint;
 mod error;
 mod file;
 mod gradients;
+pub mod language;
 mod learner;
 mod loader;
 pub mod loss;

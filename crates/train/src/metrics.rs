@@ -26,6 +26,9 @@ pub struct Metric {
     /// PSNR of luma on the validation pictures, in dB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub psnr: Option<f64>,
+    /// Perplexity of a language model on the validation text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perplexity: Option<f64>,
     /// Seconds since the run was begun, or resumed.
     pub seconds: f64,
 }

@@ -40,21 +40,21 @@ impl Llama {
     }
 }
 
-struct Reader<'a> {
-    cpu: &'a Cpu,
-    checkpoint: &'a Checkpoint,
-    config: &'a Config,
+pub(super) struct Reader<'a> {
+    pub cpu: &'a Cpu,
+    pub checkpoint: &'a Checkpoint,
+    pub config: &'a Config,
 }
 
 /// A tensor whose bytes have a format of the kernels.
-struct Tensor<'a> {
+pub(super) struct Tensor<'a> {
     shape: Vec<usize>,
-    format: Format,
-    bytes: Cow<'a, [u8]>,
+    pub format: Format,
+    pub bytes: Cow<'a, [u8]>,
 }
 
 impl<'a> Reader<'a> {
-    fn bad(&self, name: &str, wanted: impl Into<String>, found: impl Into<String>) -> Error {
+    pub(super) fn bad(&self, name: &str, wanted: impl Into<String>, found: impl Into<String>) -> Error {
         let file = self.checkpoint.source().to_owned();
         Error::BadTensor { file, tensor: name.to_owned(), wanted: wanted.into(), found: found.into() }
     }
@@ -92,7 +92,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The tensor as a matrix of `rows` rows of `k`, with its bytes compared with that.
-    fn matrix(&self, name: &str, rows: usize, k: usize) -> Result<Tensor<'a>, Error> {
+    pub(super) fn matrix(&self, name: &str, rows: usize, k: usize) -> Result<Tensor<'a>, Error> {
         let tensor = self.tensor(name)?;
         if tensor.shape != [rows, k] {
             return Err(self.bad(name, format!("{:?}", [rows, k]), format!("{:?}", tensor.shape)));
@@ -144,7 +144,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A vector as floats.
-    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
+    pub(super) fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
         let tensor = self.tensor(name)?;
         if tensor.shape.iter().product::<usize>() != len || tensor.format.row_bytes(len) != Some(tensor.bytes.len()) {
             return Err(self.bad(name, format!("[{len}]"), format!("{:?} of {}", tensor.shape, tensor.format.name())));
@@ -242,7 +242,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Factors of frequencies that the file holds as a tensor.
-    fn divisors(&self, context: usize) -> Result<Vec<f32>, Error> {
+    pub(super) fn divisors(&self, context: usize) -> Result<Vec<f32>, Error> {
         let long = matches!(&self.config.rope.scaling, Scaling::Long { original, .. } if context > *original);
         let names = [
             "model.rope_freqs.weight",
@@ -262,7 +262,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Where row `row` of a projection is when elements `2i` and `2i + 1` of a head turn together, not `i` and `i + turned / 2`.
-fn deinterleaved(row: usize, head_dim: usize, turned: usize) -> usize {
+pub(super) fn deinterleaved(row: usize, head_dim: usize, turned: usize) -> usize {
     let (head, i) = (row / head_dim, row % head_dim);
     let half = turned / 2;
     let from = match i {

@@ -12,19 +12,25 @@
 //! * [`Cache`] and [`Sequence`] – keys and values, in pages that sequences with the same beginning share;
 //! * [`Llama::forward`] – any number of new tokens of any number of sequences at once. What a sequence gets does not depend on
 //!   the others, bit by bit: each product, normalisation and attention makes a token's numbers in an order of its own;
-//! * [`Batch`] – sequences that come and go, decoded together.
+//! * [`Batch`] – sequences that come and go, decoded together;
+//! * [`Definition`] – the same network as a function of tensors, to be trained, with or without an [`Adapter`].
 
+mod adapter;
 mod batch;
 mod cache;
 mod config;
+mod definition;
+mod folder;
 mod forward;
 mod linear;
 mod load;
 mod rope;
 
+pub use adapter::Adapter;
 pub use batch::{Batch, Choose, Finished, Ticket};
 pub use cache::{Cache, Sequence};
 pub use config::{Config, FAMILIES, Norms, QkNorm};
+pub use definition::{Definition, Positions};
 pub use forward::{Input, Wanted, Workspace};
 pub use linear::Linear;
 pub use rope::{Rope, Scaling};

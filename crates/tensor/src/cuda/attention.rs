@@ -52,9 +52,16 @@ fn by_tokens(like: &Tensor, [batch, heads, tokens, d]: [usize; 4], dtype: DType)
     Tensor::unspecified(like.device(), Layout::contiguous(&[batch, tokens, heads, d])?, dtype)
 }
 
-/// `softmax(q · kᵀ / √d) · v`, remembered if gradients are wanted; `None` if there is no kernel for it. Shapes were checked, but for
+/// `softmax(scale · q · kᵀ) · v`, remembered if gradients are wanted; `None` if there is no kernel for it. Shapes were checked, but for
 /// those of v.
-pub(crate) fn attention(gpu: &Gpu, q: &Tensor, k: &Tensor, v: &Tensor, causal: bool) -> Result<Option<Tensor>, Error> {
+pub(crate) fn attention(
+    gpu: &Gpu,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    scale: f32,
+    causal: bool,
+) -> Result<Option<Tensor>, Error> {
     let recording = is_recording(&[q, k, v]);
     let same = k.shape() == v.shape() && [k, v].iter().all(|x| x.dtype() == q.dtype() && x.rank() == q.rank());
     // Gradients of f32 are those of the operators that this one is composed of.
@@ -68,7 +75,6 @@ pub(crate) fn attention(gpu: &Gpu, q: &Tensor, k: &Tensor, v: &Tensor, causal: b
     if (batch, head) != (k_batch, k_head) || kv_heads == 0 || !q_heads.is_multiple_of(kv_heads) {
         return Ok(None);
     }
-    let scale = 1.0 / (head as f32).sqrt();
     let shape = AttentionShape { batch, q_len, k_len, q_heads, kv_heads, head, scale, causal };
     let result = by_tokens(q, queries.sizes, q.dtype())?;
     let sums = Tensor::unspecified(q.device(), Layout::contiguous(&[batch, q_heads, q_len])?, DType::F32)?;
@@ -104,17 +110,17 @@ pub(crate) fn attention(gpu: &Gpu, q: &Tensor, k: &Tensor, v: &Tensor, causal: b
     })))
 }
 
-/// Rotary positions in halves for `x` of `[.., tokens, d]` and tables of `[tokens, d]`.
-pub(crate) fn rope(gpu: &Gpu, x: &Tensor, cosines: &Tensor, sines: &Tensor) -> Result<Tensor, Error> {
-    let &[.., tokens, features] = &**x.shape() else {
-        return refuse!("rope", "wants [.., tokens, d], got {:?}", x.shape());
-    };
+/// Rotary positions in halves for `x` of `[.., tokens, d]`, or `[.., tokens, heads, d]`, and f32 tables of `[tokens, d]`.
+pub(crate) fn rope(gpu: &Gpu, x: &Tensor, heads: usize, cosines: &Tensor, sines: &Tensor) -> Result<Tensor, Error> {
     let tables = [cosines, sines].map(|table| table.to_dtype(DType::F32)?.contiguous());
     let [cosines, sines] = tables;
     let (cosines, sines) = (cosines?, sines?);
+    let &[tokens, features] = &**cosines.shape() else {
+        return refuse!("rope", "wants tables [tokens, d], got {:?}", cosines.shape());
+    };
     let (x, from) = rows("rope", x)?;
     let (y, out) = like(&x, x.shape(), crate::ops::is_padded(&from))?;
-    let shape = cuda::rope::RopeShape { rows: out.rows, features, heads: 1, tokens };
+    let shape = cuda::rope::RopeShape { rows: out.rows, features, heads, tokens };
     let angles = [read(&cosines)?, read(&sines)?];
     let pairs = cuda::rope::Pairs::Halves;
     cuda::rope::rope(gpu, pairs, shape, (read(&x)?, from.stride), angles, (write(&y)?, out.stride))?;

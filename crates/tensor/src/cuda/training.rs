@@ -246,6 +246,55 @@ pub(crate) fn layer_norm_backward(
     Ok([of_x, part(0)?, part(1)?])
 }
 
+/// Gradients of an RMS norm's input and weight, the latter of type `dtype`.
+pub(crate) fn rms_norm_backward(
+    gpu: &Gpu,
+    grad: &Tensor,
+    x: &Tensor,
+    weight: &Tensor,
+    epsilon: f32,
+    dtype: DType,
+) -> Result<[Tensor; 2], Error> {
+    let weight = weight.contiguous()?.to_dtype(DType::F32)?;
+    let len = weight.elements();
+    let both = Tensor::unspecified(x.device(), Layout::contiguous(&[2, len])?, DType::F32)?;
+    let how = cuda::backward::Normalized::Rms { weight: read(&weight)?, epsilon, parameters: write(&both)? };
+    let of_x = normalized(gpu, "rms_norm_backward", how, grad, x)?;
+    Ok([of_x, both.narrow(0, 0, 1)?.reshape(&[len])?.to_dtype(dtype)?])
+}
+
+/// `activation(gate) * up`, for a SiLU, or a GELU by `tanh`; shapes were checked.
+pub(crate) fn gated(gpu: &Gpu, gate: &Tensor, up: &Tensor, gelu: bool) -> Result<Tensor, Error> {
+    use super::Binary;
+    super::binary(gpu, "gated", if gelu { Binary::GeluTanhMul } else { Binary::SiluMul }, gate, up)
+}
+
+/// The gradients of [`gated`], of both operands.
+pub(crate) fn gated_backward(
+    gpu: &Gpu,
+    grad: &Tensor,
+    [gate, up]: [&Tensor; 2],
+    gelu: bool,
+) -> Result<[Tensor; 2], Error> {
+    let all = [grad.contiguous()?, gate.contiguous()?, up.contiguous()?];
+    let new = || Tensor::unspecified(grad.device(), Layout::contiguous(grad.shape())?, grad.dtype());
+    let results = [new()?, new()?];
+    let (from, to) = ([read(&all[1])?, read(&all[2])?], [write(&results[0])?, write(&results[1])?]);
+    cuda::elementwise::gated_backward(gpu, gelu, grad.elements(), read(&all[0])?, from, to)?;
+    Ok(results)
+}
+
+/// The gradient of a SiLU's input, which was saved.
+pub(crate) fn silu_backward(gpu: &Gpu, grad: &Tensor, x: &Tensor) -> Result<Tensor, Error> {
+    const OP: &str = "silu_backward";
+    let ((grad, grad_rows), (x, x_rows)) = (rows(OP, grad)?, rows(OP, x)?);
+    let (y, out) = like(&grad, grad.shape(), is_padded(&grad_rows) || is_padded(&x_rows))?;
+    let (a, b) = ((read(&grad)?, grad_rows.stride), (read(&x)?, x_rows.stride));
+    let (how, to) = (cuda::elementwise::Activation::Silu, (write(&y)?, out.stride));
+    cuda::elementwise::activation_backward(gpu, how, [out.rows, out.len], a, b, to)?;
+    Ok(y)
+}
+
 /// The gradient of a pooling's input.
 pub(crate) fn pool2d_backward(gpu: &Gpu, grad: &Tensor, x: &Tensor, pooling: &Pooling) -> Result<Tensor, Error> {
     const OP: &str = "pool2d_backward";
@@ -300,15 +349,16 @@ pub(crate) fn embedding_backward(
     Ok(y)
 }
 
-/// The sum of the cross-entropies of rows, in f32, and its gradient, both times `factor`. Targets were checked.
+/// The sum of the cross-entropies of rows, in f32, and its gradient, both times `factor`. Targets (`u32`) that are no class
+/// give NaN, but for those that do not count.
 pub(crate) fn cross_entropy(
     gpu: &Gpu,
     logits: &Tensor,
-    targets: &[u32],
+    targets: &Tensor,
     factor: f32,
 ) -> Result<(Tensor, Tensor), Error> {
     const OP: &str = "cross_entropy";
-    let targets = Tensor::from_slice(logits.device(), targets, &[targets.len()])?;
+    let targets = targets.contiguous()?;
     let (logits, from) = rows(OP, logits)?;
     let new = |shape: &[usize], dtype| Tensor::unspecified(logits.device(), Layout::contiguous(shape)?, dtype);
     let (losses, grad) = (new(&[from.rows], DType::F32)?, new(logits.shape(), logits.dtype())?);

@@ -69,10 +69,12 @@ pub fn activation_backward(grad: &Tensor, saved: &Tensor, how: Activation) -> Re
 /// If the elements are not `f32`.
 pub fn silu(x: &Tensor) -> Result<Tensor, Error> {
     #[cfg(feature = "cuda")]
-    if let crate::Device::Cuda(gpu) = x.device()
-        && !crate::autograd::is_recording(&[x])
-    {
-        return crate::cuda::silu(gpu, x);
+    if let crate::Device::Cuda(gpu) = x.device() {
+        let y = crate::cuda::silu(gpu, &x.detach())?;
+        return Ok(record("silu", y, &[x], || {
+            let (gpu, x) = (gpu.clone(), x.detach());
+            move |grad, _| Ok(vec![Some(crate::cuda::silu_backward(&gpu, grad, &x)?)])
+        }));
     }
     mul(x, &sigmoid(x)?)
 }

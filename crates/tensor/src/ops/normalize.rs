@@ -95,25 +95,6 @@ fn layer_norm_backward(
     ])
 }
 
-/// `x / √(mean(x²) + epsilon) * weight` over the last dimension. (Source: Zhang and Sennrich, arXiv 1910.07467.)
-///
-/// # Errors
-/// If the weight does not fit the last dimension, or elements are not `f32`.
-pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor, Error> {
-    let Some(last) = x.rank().checked_sub(1).filter(|&last| weight.shape()[..] == x.shape()[last..]) else {
-        return refuse!("rms_norm", "weight {:?} does not fit {:?}", weight.shape(), x.shape());
-    };
-    #[cfg(feature = "cuda")]
-    if let crate::Device::Cuda(gpu) = x.device()
-        && !crate::autograd::is_recording(&[x, weight])
-    {
-        same_device("rms_norm", x.device(), weight.device())?;
-        return crate::cuda::rms_norm(gpu, x, weight, epsilon);
-    }
-    let root = sqrt(&add_scalar(&mean_dims(&mul(x, x)?, &[last])?, epsilon)?)?;
-    mul(&div(x, &root)?, weight)
-}
-
 /// Images `[n, h, w, c]` normalised to mean 0 and variance 1 in each of `groups` groups of channels, then times `weight` plus
 /// `bias`, `[c]` each. (Source: Wu and He, arXiv 1803.08494.)
 ///

@@ -9,9 +9,9 @@ use supple_tensor::ops::{self, Activation, ConvShape, ResizeMode};
 use supple_tensor::{DType, Device, Error, Tensor, autograd};
 
 /// Values of an input and its shape.
-type Input = (Vec<f32>, Vec<usize>);
+pub(crate) type Input = (Vec<f32>, Vec<usize>);
 
-fn input(shape: &[usize], seed: u64) -> Input {
+pub(crate) fn input(shape: &[usize], seed: u64) -> Input {
     (scaled_noise(shape.iter().product(), seed, 1.0), shape.to_vec())
 }
 
@@ -139,7 +139,7 @@ fn worst_in_16_bits(
 }
 
 /// Checks an operator on every device.
-fn check(name: &str, inputs: &[Input], f: impl Fn(&[Tensor]) -> Result<Tensor, Error>) {
+pub(crate) fn check(name: &str, inputs: &[Input], f: impl Fn(&[Tensor]) -> Result<Tensor, Error>) {
     for (device_name, target) in devices() {
         if target.dtype == DType::F32 {
             let worst = worst(target, inputs, &f).unwrap_or_else(|error| panic!("{name} on {device_name}: {error}"));

@@ -6,6 +6,7 @@
 
 mod activation;
 mod conv;
+mod decoder;
 mod elementwise;
 mod gradients;
 mod layout;

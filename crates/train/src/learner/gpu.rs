@@ -214,7 +214,8 @@ impl Learner for OnGpu<'_> {
     }
 }
 
-fn rule(recipe: &OptimizerRecipe) -> Rule {
+/// The rule as a GPU has it.
+pub(crate) fn rule(recipe: &OptimizerRecipe) -> Rule {
     match *recipe {
         OptimizerRecipe::Adam { betas, epsilon } => Rule::Adam { betas, epsilon, weight_decay: 0.0 },
         OptimizerRecipe::AdamW { betas, epsilon, weight_decay } => Rule::Adam { betas, epsilon, weight_decay },

@@ -10,7 +10,7 @@ use crate::loss::LossRecipe;
 use crate::recipe::{Recipe, Stage};
 use crate::{Architecture, Average, Communicator, Error, Examples, LossScale, Optimizer};
 #[cfg(feature = "cuda")]
-pub(crate) use gpu::OnGpu;
+pub(crate) use gpu::{OnGpu, rule};
 pub(crate) use host::OnHost;
 use std::borrow::Cow;
 use std::ops::Range;
