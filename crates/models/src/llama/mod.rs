@@ -20,13 +20,15 @@ mod config;
 mod forward;
 mod linear;
 mod load;
+mod pages;
 mod rope;
 
 pub use batch::{Batch, Choose, Finished, Ticket};
-pub use cache::{Cache, Sequence};
+pub use cache::Cache;
 pub use config::{Config, FAMILIES, Norms, QkNorm};
 pub use forward::{Input, Wanted, Workspace};
 pub use linear::Linear;
+pub use pages::Sequence;
 pub use rope::{Rope, Scaling};
 pub use supple_tensor::kernels::low_bit::Format;
 
@@ -49,20 +51,20 @@ pub struct Llama {
 
 /// One layer. A normalisation that a family does without is empty, and so is a bias.
 #[derive(Debug)]
-struct Layer {
+struct Layer<M = Linear> {
     norm: Vec<f32>,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    o: Linear,
+    q: M,
+    k: M,
+    v: M,
+    o: M,
     biases: [Vec<f32>; 3],
     q_norm: Vec<f32>,
     k_norm: Vec<f32>,
     after_attention: Vec<f32>,
     feed_norm: Vec<f32>,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
+    gate: M,
+    up: M,
+    down: M,
     after_feed: Vec<f32>,
 }
 
