@@ -17,6 +17,7 @@ mod blas;
 pub mod conv;
 pub mod conv_backward;
 pub mod copy;
+pub mod decoder_plain;
 pub mod depthwise;
 pub mod elementwise;
 mod error;
@@ -43,6 +44,7 @@ pub mod samples;
 pub mod spatial_attention;
 mod tensor_map;
 pub mod tokens;
+pub mod words;
 
 pub use error::Error;
 pub use feed::{Feed, Readback};

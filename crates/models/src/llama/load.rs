@@ -10,7 +10,7 @@ use supple_tensor::Cpu;
 use supple_tensor::kernels::low_bit::iq::Codebook;
 use supple_tensor::kernels::low_bit::{DenseMatrix, Matrix, dequantise};
 use supple_tensor::kernels::paged_attention::Heads;
-use supple_weights::checkpoint::{Checkpoint, Conventions, RopeLayout, Stored};
+use supple_weights::checkpoint::{Checkpoint, RopeLayout, Stored};
 use supple_weights::gguf::BlockType;
 
 /// Where weights come from.
@@ -19,8 +19,10 @@ pub(super) trait Source {
     fn name(&self) -> &str;
     /// As a `config.json` of Hugging Face.
     fn config(&self) -> &Value;
-    /// What containers disagree on.
-    fn conventions(&self) -> Conventions;
+    /// How rows of the query and key projections are ordered.
+    fn rope(&self) -> RopeLayout;
+    /// Whether norms that multiply by `1 + w` have the 1 in the weights.
+    fn norms_include_one(&self) -> bool;
     /// Whether there is such a tensor.
     fn contains(&self, name: &str) -> bool;
     /// A tensor by its name.
@@ -36,8 +38,12 @@ impl Source for Checkpoint {
         self.config()
     }
 
-    fn conventions(&self) -> Conventions {
-        self.conventions()
+    fn rope(&self) -> RopeLayout {
+        self.conventions().rope
+    }
+
+    fn norms_include_one(&self) -> bool {
+        self.conventions().norms_include_one
     }
 
     fn contains(&self, name: &str) -> bool {
@@ -211,7 +217,7 @@ impl<'a, P: Packer> Reader<'a, P> {
     fn rotated(&self, name: &str, heads: usize, k: usize) -> Result<P::Matrix, Error> {
         let dim = self.config.heads.head_dim;
         let rows = heads * dim;
-        if self.source.conventions().rope != RopeLayout::Interleaved {
+        if self.source.rope() != RopeLayout::Interleaved {
             return self.linear(name, rows, k);
         }
         let tensor = self.matrix(name, rows, k)?;
@@ -240,7 +246,7 @@ impl<'a, P: Packer> Reader<'a, P> {
 
     fn norm(&self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
         let mut weight = self.vector(name, len)?;
-        if self.config.norm_plus_one && !self.source.conventions().norms_include_one {
+        if self.config.norm_plus_one && !self.source.norms_include_one() {
             weight.iter_mut().for_each(|w| *w += 1.0);
         }
         Ok(weight)
@@ -252,7 +258,7 @@ impl<'a, P: Packer> Reader<'a, P> {
             return Ok(Vec::new());
         }
         let bias = self.vector(name, len)?;
-        if !rotated || self.source.conventions().rope != RopeLayout::Interleaved {
+        if !rotated || self.source.rope() != RopeLayout::Interleaved {
             return Ok(bias);
         }
         let (dim, turned) = (self.config.heads.head_dim, self.config.rope.dim);

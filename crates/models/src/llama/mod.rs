@@ -12,23 +12,32 @@
 //! * [`Cache`] and [`Sequence`] – keys and values, in pages that sequences with the same beginning share;
 //! * [`Llama::forward`] – any number of new tokens of any number of sequences at once. What a sequence gets does not depend on
 //!   the others, bit by bit: each product, normalisation and attention makes a token's numbers in an order of its own;
+//! * [`Decoder`] and [`State`] – the same on whatever device, for those who need not know which;
 //! * [`Batch`] – sequences that come and go, decoded together.
 
 mod batch;
 mod cache;
 mod config;
+mod decoder;
 mod forward;
 mod linear;
 mod load;
+#[cfg(feature = "cuda")]
+mod on_device;
 mod pages;
+mod random;
 mod rope;
 
 pub use batch::{Batch, Choose, Finished, Ticket};
 pub use cache::Cache;
 pub use config::{Config, FAMILIES, Norms, QkNorm};
+pub use decoder::{Decoder, Forward, State, Weights};
 pub use forward::{Input, Wanted, Workspace};
 pub use linear::Linear;
+#[cfg(feature = "cuda")]
+pub use on_device::{GpuLlama, GpuState};
 pub use pages::Sequence;
+pub use random::{Random, SHAPES};
 pub use rope::{Rope, Scaling};
 pub use supple_tensor::kernels::low_bit::Format;
 
