@@ -168,6 +168,11 @@ impl PackedMatrix {
         self.memory.bytes()
     }
 
+    /// The packed bytes.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     /// Format.
     pub fn format(&self) -> WeightFormat {
         self.format
