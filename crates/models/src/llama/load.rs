@@ -76,36 +76,36 @@ impl Packer for Cpu {
     }
 }
 
-/// What a decoder consists of.
-pub(super) struct Parts<M> {
+/// What a decoder consists of, its matrices outside of layers being `M`, its layers `L`.
+pub(super) struct Parts<M, L> {
     pub config: Config,
     pub frequencies: [Frequencies; 2],
     pub embedding: M,
-    pub layers: Vec<Layer<M>>,
+    pub layers: Vec<L>,
     pub norm: Vec<f32>,
     /// None where the embedding serves.
     pub head: Option<M>,
 }
 
-impl<M> Parts<M> {
-    /// Reads and packs them one after the other: no more than one matrix is held unpacked. `check` may refuse a configuration.
-    pub fn load(
-        packer: &impl Packer<Matrix = M>,
+impl<M, L> Parts<M, L> {
+    /// Reads them one after the other; `whole` and `place` are given each matrix and layer as soon as it is read.
+    pub fn load<R>(
+        packer: &impl Packer<Matrix = R>,
         source: &dyn Source,
         context: Option<usize>,
-        check: impl FnOnce(&Config) -> Result<(), Error>,
-    ) -> Result<Parts<M>, Error> {
+        whole: impl Fn(R) -> Result<M, Error>,
+        mut place: impl FnMut(&Config, Layer<R>) -> Result<L, Error>,
+    ) -> Result<Parts<M, L>, Error> {
         let config = Config::from_json(source.name(), source.config())?;
-        check(&config)?;
         let read = Reader { packer, source, config: &config };
         let hidden = config.hidden;
-        let embedding = read.linear("model.embed_tokens.weight", config.vocabulary, hidden)?;
+        let embedding = whole(read.linear("model.embed_tokens.weight", config.vocabulary, hidden)?)?;
         let head = if config.tied || !source.contains("lm_head.weight") {
             None
         } else {
-            Some(read.linear("lm_head.weight", config.vocabulary, hidden)?)
+            Some(whole(read.linear("lm_head.weight", config.vocabulary, hidden)?)?)
         };
-        let layers = (0..config.layers).map(|index| read.layer(index)).collect::<Result<_, Error>>()?;
+        let layers = (0..config.layers).map(|index| place(&config, read.layer(index)?)).collect::<Result<_, Error>>()?;
         let norm = read.norm("model.norm.weight", hidden)?;
         let context = context.unwrap_or(config.context);
         let divisors = read.divisors(context)?;
@@ -130,7 +130,7 @@ impl Llama {
     /// As [`Llama::load`], from anything.
     pub(super) fn load_from(cpu: &Cpu, source: &dyn Source, context: Option<usize>) -> Result<Llama, Error> {
         let Parts { config, frequencies, embedding, layers, norm, head } =
-            Parts::load(cpu, source, context, |_| Ok(()))?;
+            Parts::load(cpu, source, context, Ok, |_, layer| Ok(layer))?;
         Ok(Llama { cpu: cpu.clone(), frequencies, embedding, layers, norm, head, config })
     }
 }

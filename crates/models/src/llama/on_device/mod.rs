@@ -18,9 +18,11 @@ use super::load::{Parts, Source};
 use super::rope::Frequencies;
 use super::{Config, Layer};
 use crate::Error;
-use matrix::{Matrix, Target};
+use matrix::{Raw, Target, agree};
 use std::fmt;
 use supple_tensor::GpuError;
+use supple_tensor::gpu::low_bit::PackedMatrix;
+use supple_tensor::gpu::paged_attention::Heads;
 use supple_tensor::gpu::{Gpu, Memory};
 
 /// Tokens of a prompt that are taken in at a time.
@@ -32,29 +34,30 @@ const ROWS: usize = 64;
 pub struct GpuLlama {
     gpu: Gpu,
     config: Config,
+    /// Heads as they are there: with a multiple of 8 elements, the last of which may be zeros.
+    heads: Heads,
     frequencies: [Frequencies; 2],
-    embedding: Matrix,
+    embedding: PackedMatrix,
     layers: Vec<GpuLayer>,
     norm: Memory,
     /// None where the embedding serves.
-    head: Option<Matrix>,
+    head: Option<PackedMatrix>,
 }
 
 /// One layer. A normalisation or bias that a family does without is none.
 struct GpuLayer {
     norm: Option<Memory>,
-    q: Matrix,
-    k: Matrix,
-    v: Matrix,
-    o: Matrix,
-    biases: [Option<Memory>; 3],
-    q_norm: Option<Memory>,
-    k_norm: Option<Memory>,
+    /// Queries, keys and values: one matrix where they have one format.
+    qkv: Vec<PackedMatrix>,
+    o: PackedMatrix,
+    /// Of queries, keys and values.
+    bias: Option<Memory>,
+    qk_norm: Option<[Memory; 2]>,
     after_attention: Option<Memory>,
     feed_norm: Option<Memory>,
-    gate: Matrix,
-    up: Matrix,
-    down: Matrix,
+    /// The gate and what it gates.
+    gated: PackedMatrix,
+    down: PackedMatrix,
     after_feed: Option<Memory>,
 }
 
@@ -70,32 +73,13 @@ impl GpuLlama {
     /// As [`Llama::load`](super::Llama::load); [`Error::GpuMemory`] if the GPU does not hold it, and if the GPU fails.
     pub(super) fn load(gpu: &Gpu, source: &dyn Source, context: Option<usize>) -> Result<GpuLlama, Error> {
         let target = Target::new(gpu, source);
+        let whole = |raw| target.matrix(raw);
+        let place = |config: &Config, layer| place(&target, config, padded_heads(config)?, layer);
         let Parts { config, frequencies, embedding, layers, norm, head } =
-            Parts::load(&target, source, context, |_| Ok(()))?;
-        let upload = |values: &[f32]| target.vector(values);
-        let vector = |values: &Vec<f32>| if values.is_empty() { Ok(None) } else { upload(values).map(Some) };
-        let layer = |layer: Layer<Matrix>| -> Result<GpuLayer, Error> {
-            let [q, k, v] = &layer.biases;
-            Ok(GpuLayer {
-                norm: vector(&layer.norm)?,
-                biases: [vector(q)?, vector(k)?, vector(v)?],
-                q_norm: vector(&layer.q_norm)?,
-                k_norm: vector(&layer.k_norm)?,
-                after_attention: vector(&layer.after_attention)?,
-                feed_norm: vector(&layer.feed_norm)?,
-                after_feed: vector(&layer.after_feed)?,
-                q: layer.q,
-                k: layer.k,
-                v: layer.v,
-                o: layer.o,
-                gate: layer.gate,
-                up: layer.up,
-                down: layer.down,
-            })
-        };
-        let layers = layers.into_iter().map(layer).collect::<Result<_, Error>>()?;
-        let norm = upload(&norm)?;
-        Ok(GpuLlama { gpu: gpu.clone(), config, frequencies, embedding, layers, norm, head })
+            Parts::load(&target, source, context, whole, place)?;
+        let heads = padded_heads(&config)?;
+        let Some(norm) = target.vector(&norm)? else { return Err(missing("a norm before the last product")) };
+        Ok(GpuLlama { gpu: gpu.clone(), config, heads, frequencies, embedding, layers, norm, head })
     }
 
     /// Shape and particulars.
@@ -125,8 +109,8 @@ impl GpuLlama {
     pub fn parameters(&self) -> u64 {
         let matrices = self.matrices().chain([&self.embedding]).map(|m| m.rows() as u64 * m.k() as u64);
         let vectors = self.layers.iter().flat_map(|layer| {
-            let norms = [&layer.norm, &layer.q_norm, &layer.k_norm, &layer.after_attention, &layer.feed_norm];
-            norms.into_iter().chain([&layer.after_feed]).chain(&layer.biases).flatten()
+            let norms = [&layer.norm, &layer.bias, &layer.after_attention, &layer.feed_norm, &layer.after_feed];
+            norms.into_iter().flatten().chain(layer.qk_norm.iter().flatten())
         });
         matrices.sum::<u64>() + vectors.chain([&self.norm]).map(|v| v.bytes() as u64 / 4).sum::<u64>()
     }
@@ -134,12 +118,12 @@ impl GpuLlama {
     /// Bytes of weights that one token reads.
     pub fn bytes_per_token(&self) -> usize {
         let tied = if self.head.is_none() { self.embedding.bytes() } else { 0 };
-        self.matrices().map(Matrix::bytes).sum::<usize>() + tied
+        self.matrices().map(PackedMatrix::bytes).sum::<usize>() + tied
     }
 
     /// Multiplications with a weight that one token costs, without the last product and with it.
     pub fn macs_per_token(&self) -> [u64; 2] {
-        let macs = |matrix: &Matrix| matrix.rows() as u64 * matrix.k() as u64;
+        let macs = |matrix: &PackedMatrix| matrix.rows() as u64 * matrix.k() as u64;
         let last = macs(self.head.as_ref().unwrap_or(&self.embedding));
         let all: u64 = self.matrices().map(macs).sum();
         if self.head.is_some() { [all - last, all] } else { [all, all + last] }
@@ -166,9 +150,70 @@ impl GpuLlama {
         measure().map_err(failed)
     }
 
-    fn matrices(&self) -> impl Iterator<Item = &Matrix> {
-        self.layers.iter().flat_map(|l| [&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down]).chain(&self.head)
+    fn matrices(&self) -> impl Iterator<Item = &PackedMatrix> {
+        self.layers.iter().flat_map(|l| l.qkv.iter().chain([&l.o, &l.gated, &l.down])).chain(&self.head)
     }
+}
+
+/// The error for what kernels of the GPU lack.
+fn missing(what: impl fmt::Display) -> Error {
+    Error::NotOnDevice { network: format!("a decoder with {what}") }
+}
+
+/// Heads as kernels take them.
+fn padded_heads(config: &Config) -> Result<Heads, Error> {
+    let supple_tensor::kernels::paged_attention::Heads { heads, kv_heads, head_dim } = config.heads;
+    if heads / kv_heads > 16 {
+        return Err(missing(format!("{heads} heads on {kv_heads}")));
+    }
+    if !config.hidden.is_multiple_of(4) || !config.intermediate.is_multiple_of(8) {
+        return Err(missing(format!("widths of {} and {}", config.hidden, config.intermediate)));
+    }
+    Ok(Heads { heads, kv_heads, head_dim: head_dim.next_multiple_of(8) })
+}
+
+/// A layer's weights, on the GPU.
+fn place(target: &Target<'_>, config: &Config, heads: Heads, layer: Layer<Raw>) -> Result<GpuLayer, Error> {
+    let (had, has) = (config.heads.head_dim, heads.head_dim);
+    let pad = |values: &[f32], factor: f32| -> Vec<f32> {
+        let zeros = std::iter::repeat_n(0.0, has - had);
+        values.chunks(had).flat_map(|head| head.iter().map(|v| v * factor).chain(zeros.clone())).collect()
+    };
+    // The mean of squares is that of more elements: root(sum / has + epsilon · had / has) = root(had / has) · root(sum / had + epsilon).
+    let factor = (had as f32 / has as f32).sqrt();
+    let qk_norm = [&layer.q_norm, &layer.k_norm].map(|norm| target.vector(&pad(norm, factor)));
+    let qk_norm = match qk_norm {
+        [Ok(Some(q)), Ok(Some(k))] => Some([q, k]),
+        [q, k] => {
+            (q?, k?);
+            None
+        }
+    };
+    let widths = [heads.heads, heads.kv_heads, heads.kv_heads].map(|count| count * has);
+    let bias = if layer.biases.iter().all(Vec::is_empty) {
+        None
+    } else {
+        let parts = layer.biases.iter().zip(widths).flat_map(|(bias, width)| {
+            let mut bias = pad(bias, 1.0);
+            bias.resize(width, 0.0);
+            bias
+        });
+        target.vector(&parts.collect::<Vec<f32>>())?
+    };
+    let qkv = [layer.q, layer.k, layer.v].map(|raw| raw.pad_rows(had, has));
+    let [gate, up, down] = agree([layer.gate, layer.up, layer.down]);
+    Ok(GpuLayer {
+        norm: target.vector(&layer.norm)?,
+        qkv: target.stack(qkv)?,
+        o: target.matrix(layer.o.pad_columns(had, has))?,
+        bias,
+        qk_norm,
+        after_attention: target.vector(&layer.after_attention)?,
+        feed_norm: target.vector(&layer.feed_norm)?,
+        gated: target.gated(gate, up)?,
+        down: target.matrix(down)?,
+        after_feed: target.vector(&layer.after_feed)?,
+    })
 }
 
 impl fmt::Debug for GpuLlama {

@@ -1,29 +1,47 @@
 //! The pass through a decoder on a GPU.
 
-use super::matrix::Matrix;
 use super::work::{read, write};
-use super::{GpuLayer, GpuLlama, GpuState, failed};
+use super::{GpuLayer, GpuLlama, GpuState, ROWS, failed};
 use crate::Error;
 use crate::llama;
 use supple_tensor::GpuError;
-use supple_tensor::gpu::decoder_plain::{self as plain, Gate, Paged, Place, QkNorm};
-use supple_tensor::gpu::elementwise::{Binary, binary};
-use supple_tensor::gpu::normalize::{Normalization, normalize};
-use supple_tensor::gpu::{DType, Elements, ElementsMut, Memory};
+use supple_tensor::gpu::decoder::{argmax, norm, norm_add};
+use supple_tensor::gpu::low_bit::{Gate, Outcome, PackedMatrix, padded, project};
+use supple_tensor::gpu::paged_attention::{Masking, Placement, QkNorm, Tables, attend, attend_chunk, place};
+use supple_tensor::gpu::{DType, Elements, ElementsMut, Memory, copy};
 use supple_tensor::kernels::decoder::Gate as Gated;
-use supple_tensor::kernels::paged_attention::Heads;
+
+/// The tokens of a pass.
+#[derive(Clone, Copy)]
+pub(super) struct Tokens {
+    /// How many there are.
+    pub count: usize,
+    /// No token sees more positions.
+    pub longest: usize,
+    /// Whether they follow each other in one sequence, whose pages are in every row of the table; else each has its own row.
+    pub together: bool,
+}
 
 impl GpuLlama {
     /// A step of `rows` sequences: of each the token, position and pages in its row. Logits of all, and the likeliest tokens in place
     /// of those that were taken in. Reads nothing from the host, and allocates nothing.
-    pub(super) fn decode(&self, state: &GpuState, rows: usize) -> Result<(), Error> {
-        self.layers(state, rows, false).map_err(failed)?;
+    pub(super) fn decode(&self, state: &GpuState, rows: usize, longest: usize) -> Result<(), Error> {
+        self.layers(state, Tokens { count: rows, longest, together: false })?;
         self.head(state, rows, false)
     }
 
-    /// `count` tokens of the sequence in row 0, of which the first is at position `start`: into the cache and the residual stream.
-    pub(super) fn chunk(&self, state: &GpuState, _start: usize, count: usize) -> Result<(), Error> {
-        self.layers(state, count, true).map_err(failed)
+    /// Tokens into the cache and the residual stream.
+    pub(super) fn layers(&self, state: &GpuState, tokens: Tokens) -> Result<(), Error> {
+        let run = || -> Result<(), GpuError> {
+            let ids = read(&state.control.ids, DType::U32);
+            let x = write(&state.work.x, DType::F32);
+            self.embedding.embed(&self.gpu, tokens.count, ids, self.config.embedding_scale, x)?;
+            for (index, layer) in self.layers.iter().enumerate() {
+                self.layer(state, index, layer, tokens)?;
+            }
+            Ok(())
+        };
+        run().map_err(failed)
     }
 
     /// Logits of `rows` rows of the residual stream and the likeliest tokens: of the first, or with `chosen` of those whose numbers are
@@ -31,128 +49,136 @@ impl GpuLlama {
     pub(super) fn head(&self, state: &GpuState, rows: usize, chosen: bool) -> Result<(), Error> {
         let run = || -> Result<(), GpuError> {
             let (gpu, config, work) = (&self.gpu, &self.config, &state.work);
-            let mut x = &work.x;
-            if chosen {
-                let numbers = Elements::new(&state.control.rows, 0, DType::U32);
-                plain::select(gpu, [rows, config.hidden], read(x), numbers, write(&work.out))?;
-                x = &work.out;
-            }
-            self.norm(&self.norm, rows, config.hidden, x, &work.normed)?;
             let head = self.head.as_ref().unwrap_or(&self.embedding);
-            self.project(rows, &work.normed, head, &work.logits)?;
-            let ids = ElementsMut::new(&state.control.ids, 0, DType::U32);
-            plain::choose(gpu, [rows, config.vocabulary], config.logit_cap, write(&work.logits), ids)
+            let dtype = head.format().input();
+            let numbers = chosen.then(|| read(&state.control.rows, DType::U32));
+            let weight = (Some(read(&self.norm, DType::F32)), config.epsilon);
+            let x = read(&work.x, DType::F32);
+            norm(gpu, [rows, config.hidden], x, weight, numbers, write(&work.normed, dtype))?;
+            let out = write(&work.logits, DType::F32);
+            let outcome = Outcome::Store { out, row: config.vocabulary, cap: config.logit_cap };
+            project(gpu, None, head, rows, read(&work.normed, dtype), outcome)?;
+            let (logits, scratch) = (read(&work.logits, DType::F32), write(&work.choosing, DType::U32));
+            argmax(gpu, [rows, config.vocabulary], logits, scratch, write(&state.control.ids, DType::U32))
         };
         run().map_err(failed)
     }
 
-    fn layers(&self, state: &GpuState, tokens: usize, together: bool) -> Result<(), GpuError> {
-        let (gpu, config) = (&self.gpu, &self.config);
-        let ids = Elements::new(&state.control.ids, 0, DType::U32);
-        let sizes = [tokens, config.vocabulary, config.hidden];
-        plain::embed(gpu, sizes, self.embedding.elements(), ids, config.embedding_scale, write(&state.work.x))?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            self.layer(state, index, layer, tokens, together)?;
+    fn layer(&self, state: &GpuState, index: usize, layer: &GpuLayer, tokens: Tokens) -> Result<(), GpuError> {
+        let (config, work) = (&self.config, &state.work);
+        let x = self.normed(state, layer.norm.as_ref(), &layer.qkv[0], tokens.count)?;
+        let row = (self.heads.heads + 2 * self.heads.kv_heads) * self.heads.head_dim;
+        let mut at = 0;
+        for matrix in &layer.qkv {
+            let outcome = Outcome::Store { out: ElementsMut::new(&work.qkv, at, DType::F32), row, cap: None };
+            project(&self.gpu, Some(&work.unpacked), matrix, tokens.count, x, outcome)?;
+            at += matrix.rows();
+        }
+        self.place(state, index, layer, tokens)?;
+        self.attention(state, index, layer, tokens)?;
+        let attended = read(&work.attended[0], layer.o.format().input());
+        self.residual(state, layer.after_attention.as_ref(), &layer.o, attended, tokens.count)?;
+
+        let x = self.normed(state, layer.feed_norm.as_ref(), &layer.gated, tokens.count)?;
+        let gate = if config.gate == Gated::Silu { Gate::Silu } else { Gate::GeluTanh };
+        let dtype = layer.gated.format().input();
+        let outcome = Outcome::Gated { out: write(&work.gated, dtype), gate };
+        project(&self.gpu, Some(&work.unpacked), &layer.gated, tokens.count, x, outcome)?;
+        self.residual(state, layer.after_feed.as_ref(), &layer.down, read(&work.gated, dtype), tokens.count)
+    }
+
+    /// Where tokens' pages lie, and `numbers` of theirs: positions or lengths.
+    fn tables<'s>(&self, state: &'s GpuState, numbers: &'s Memory, first: usize, row: usize) -> Tables<'s> {
+        let pages = read(&state.control.table, DType::U32);
+        Tables { pages, row, positions: Elements::new(numbers, first, DType::U32) }
+    }
+
+    /// Biases, normalises, rotates and scales queries and keys, and stores keys and values.
+    fn place(&self, state: &GpuState, index: usize, layer: &GpuLayer, tokens: Tokens) -> Result<(), GpuError> {
+        let (config, work) = (&self.config, &state.work);
+        let kind = usize::from(config.local[index] && config.local_rope.is_some());
+        let floats = |memory| read(memory, DType::F32);
+        let norm = match (&layer.qk_norm, config.qk_norm) {
+            (Some(norms), llama::QkNorm::Head) => QkNorm::Head(norms.each_ref().map(floats)),
+            (Some(norms), llama::QkNorm::All) => QkNorm::All(norms.each_ref().map(floats)),
+            _ => QkNorm::None,
+        };
+        let placement = Placement {
+            bias: layer.bias.as_ref().map(floats),
+            norm,
+            epsilon: config.epsilon * config.heads.head_dim as f32 / self.heads.head_dim as f32,
+            angles: state.angles[kind].each_ref().map(floats),
+            angles_of_head: self.frequencies[kind].len(),
+            query_scale: config.query_scale,
+        };
+        // All tokens of one sequence read the first row.
+        let row = if tokens.together { 0 } else { state.control.pages };
+        let tables = self.tables(state, &state.control.positions, 0, row);
+        let queries = write(&work.queries, DType::F16);
+        place(&self.gpu, &state.kv.layers[index], &placement, tokens.count, floats(&work.qkv), tables, queries)
+    }
+
+    fn attention(&self, state: &GpuState, index: usize, layer: &GpuLayer, tokens: Tokens) -> Result<(), GpuError> {
+        let (gpu, config, work, heads) = (&self.gpu, &self.config, &state.work, self.heads);
+        let pages = &state.kv.layers[index];
+        let masking = Masking { window: config.window.filter(|_| config.local[index]), soft_cap: config.attention_cap };
+        let dtype = layer.o.format().input();
+        let width = heads.heads * heads.head_dim;
+        let sees_all = masking.soft_cap.is_none() && masking.window.is_none_or(|window| window >= tokens.longest);
+        if tokens.count > ROWS && sees_all {
+            let made = &work.attended[usize::from(dtype == DType::BF16)];
+            let table = read(&state.control.table, DType::U32);
+            let queries = read(&work.queries, DType::F16);
+            attend_chunk(gpu, pages, [tokens.count, tokens.longest], queries, table, write(made, DType::F16))?;
+            if dtype == DType::BF16 {
+                let elements = tokens.count * padded(width);
+                copy::convert(gpu, elements, read(made, DType::F16), write(&work.attended[0], dtype))?;
+            }
+            return Ok(());
+        }
+        for first in (0..tokens.count).step_by(ROWS) {
+            let count = ROWS.min(tokens.count - first);
+            let tables = self.tables(state, &state.control.lengths, first, state.control.pages);
+            let queries = Elements::new(&work.queries, first * width, DType::F16);
+            let out = ElementsMut::new(&work.attended[0], first * padded(width), dtype);
+            let scratch = write(&work.attending, DType::F32);
+            attend(gpu, pages, masking, [count, tokens.longest], queries, tables, scratch, out)?;
         }
         Ok(())
     }
 
-    fn layer(
+    /// `norm(x)`, or `x` where there is no such norm, as the input of products of `matrix`.
+    fn normed<'s>(
         &self,
-        state: &GpuState,
-        index: usize,
-        layer: &GpuLayer,
-        tokens: usize,
-        together: bool,
-    ) -> Result<(), GpuError> {
-        let (gpu, config, work) = (&self.gpu, &self.config, &state.work);
-        let hidden = config.hidden;
-        let x = self.normed(layer.norm.as_ref(), tokens, &work.x, &work.normed)?;
-        for (matrix, y) in [(&layer.q, &work.q), (&layer.k, &work.k), (&layer.v, &work.v)] {
-            self.project(tokens, x, matrix, y)?;
-        }
-        self.attention(state, index, layer, tokens, together)?;
-        self.project(tokens, &work.attended, &layer.o, &work.out)?;
-        self.residual(layer.after_attention.as_ref(), state, tokens)?;
-
-        let x = self.normed(layer.feed_norm.as_ref(), tokens, &work.x, &work.normed)?;
-        self.project(tokens, x, &layer.gate, &work.gate)?;
-        self.project(tokens, x, &layer.up, &work.up)?;
-        let kind = if config.gate == Gated::Silu { Gate::Silu } else { Gate::GeluTanh };
-        plain::gate(gpu, tokens * config.intermediate, kind, write(&work.gate), read(&work.up))?;
-        self.project(tokens, &work.gate, &layer.down, &work.out)?;
-        debug_assert_eq!(layer.down.rows(), hidden);
-        self.residual(layer.after_feed.as_ref(), state, tokens)
-    }
-
-    fn attention(
-        &self,
-        state: &GpuState,
-        index: usize,
-        layer: &GpuLayer,
-        tokens: usize,
-        together: bool,
-    ) -> Result<(), GpuError> {
-        let (gpu, config, work) = (&self.gpu, &self.config, &state.work);
-        let Heads { heads, kv_heads, head_dim } = config.heads;
-        let shape = [heads, kv_heads, head_dim];
-        let kind = usize::from(config.local[index] && config.local_rope.is_some());
-        let [cos, sin] = &state.angles[kind];
-        let norm = match (config.qk_norm, &layer.q_norm, &layer.k_norm) {
-            (llama::QkNorm::Head, Some(q), Some(k)) => QkNorm::Head([read(q), read(k)]),
-            (llama::QkNorm::All, Some(q), Some(k)) => QkNorm::All([read(q), read(k)]),
-            _ => QkNorm::None,
-        };
-        let halves = |memory| ElementsMut::new(memory, 0, DType::F16);
-        let paged = Paged {
-            cache: [halves(&state.kv.keys[index]), halves(&state.kv.values[index])],
-            positions: Elements::new(&state.control.positions, 0, DType::U32),
-            table: Elements::new(&state.control.table, 0, DType::U32),
-            pages: state.control.pages,
-            together,
-        };
-        let place = Place {
-            heads: shape,
-            biases: layer.biases.each_ref().map(|bias| bias.as_ref().map(read)),
-            norm,
-            epsilon: config.epsilon,
-            angles: ([read(cos), read(sin)], self.frequencies[kind].len()),
-            query_scale: config.query_scale,
-        };
-        plain::place(gpu, tokens, &place, write(&work.q), [read(&work.k), read(&work.v)], &paged)?;
-        let masking = (config.window.filter(|_| config.local[index]), config.attention_cap);
-        plain::attend(gpu, tokens, shape, masking, read(&work.q), &paged, write(&work.attended))
-    }
-
-    fn project(&self, tokens: usize, x: &Memory, matrix: &Matrix, y: &Memory) -> Result<(), GpuError> {
-        plain::project(&self.gpu, [tokens, matrix.rows(), matrix.k()], read(x), matrix.elements(), write(y))
-    }
-
-    fn norm(&self, weight: &Memory, tokens: usize, width: usize, x: &Memory, y: &Memory) -> Result<(), GpuError> {
-        let how = Normalization::Rms { weight: read(weight), epsilon: self.config.epsilon };
-        normalize(&self.gpu, how, [tokens, width], (read(x), width), (write(y), width))
-    }
-
-    /// Where `norm(x)` lies, or `x` where there is no such norm.
-    fn normed<'m>(
-        &self,
+        state: &'s GpuState,
         weight: Option<&Memory>,
+        matrix: &PackedMatrix,
         tokens: usize,
-        x: &'m Memory,
-        y: &'m Memory,
-    ) -> Result<&'m Memory, GpuError> {
-        match weight {
-            Some(weight) => self.norm(weight, tokens, self.config.hidden, x, y).map(|()| y),
-            None => Ok(x),
-        }
+    ) -> Result<Elements<'s>, GpuError> {
+        let (work, config, dtype) = (&state.work, &self.config, matrix.format().input());
+        let weight = (weight.map(|weight| read(weight, DType::F32)), config.epsilon);
+        let x = read(&work.x, DType::F32);
+        norm(&self.gpu, [tokens, config.hidden], x, weight, None, write(&work.normed, dtype))?;
+        Ok(read(&work.normed, dtype))
     }
 
-    /// `x += norm(out)`.
-    fn residual(&self, weight: Option<&Memory>, state: &GpuState, tokens: usize) -> Result<(), GpuError> {
-        let (work, hidden) = (&state.work, self.config.hidden);
-        let out = self.normed(weight, tokens, &work.out, &work.normed)?;
-        let shape = [1, tokens * hidden];
-        let x = (read(&work.x), shape[1]);
-        binary(&self.gpu, Binary::Add, shape, x, (read(out), shape[1]), (write(&work.x), shape[1]))
+    /// `x += norm(matrix · input)`, or without the norm where there is none.
+    fn residual(
+        &self,
+        state: &GpuState,
+        weight: Option<&Memory>,
+        matrix: &PackedMatrix,
+        input: Elements<'_>,
+        tokens: usize,
+    ) -> Result<(), GpuError> {
+        let (work, row) = (&state.work, self.config.hidden);
+        let x = write(&work.x, DType::F32);
+        let Some(weight) = weight else {
+            return project(&self.gpu, Some(&work.unpacked), matrix, tokens, input, Outcome::Add { out: x, row });
+        };
+        let out = write(&work.out, DType::F32);
+        project(&self.gpu, Some(&work.unpacked), matrix, tokens, input, Outcome::Store { out, row, cap: None })?;
+        let weight = (read(weight, DType::F32), self.config.epsilon);
+        norm_add(&self.gpu, [tokens, row], read(&work.out, DType::F32), weight, x)
     }
 }

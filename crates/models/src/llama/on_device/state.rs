@@ -10,17 +10,14 @@ use crate::llama::rope::Frequencies;
 use std::collections::BTreeMap;
 use std::fmt;
 use supple_tensor::GpuError;
-use supple_tensor::gpu::decoder_plain::PAGE;
+use supple_tensor::gpu::paged_attention::{PAGE, Pages as LayerPages};
 use supple_tensor::gpu::words::post;
-use supple_tensor::gpu::{DType, Elements, ElementsMut, Gpu, Graph, Memory, Pinned, copy};
+use supple_tensor::gpu::{DType, ElementsMut, Gpu, Graph, Memory, Pinned};
 
-/// Keys and values of all layers: of each `[pages, kv_heads, PAGE, head_dim]` in 16 bits.
+/// Keys and values of all layers.
 pub(super) struct Kv {
     gpu: Gpu,
-    pub keys: Vec<Memory>,
-    pub values: Vec<Memory>,
-    /// Elements of a page of one layer's keys.
-    page: usize,
+    pub layers: Vec<LayerPages>,
 }
 
 impl Storage for Kv {
@@ -30,12 +27,7 @@ impl Storage for Kv {
     }
 
     fn copy_page(&mut self, from: u32, to: u32) -> Result<(), Error> {
-        for memory in self.keys.iter().chain(&self.values) {
-            let source = Elements::new(memory, from as usize * self.page, DType::F16);
-            let target = ElementsMut::new(memory, to as usize * self.page, DType::F16);
-            copy::strided(&self.gpu, &[self.page], (source, &[1]), (target, &[1])).map_err(failed)?;
-        }
-        Ok(())
+        self.layers.iter().try_for_each(|layer| layer.copy_page(&self.gpu, from as usize, to as usize)).map_err(failed)
     }
 }
 
@@ -45,6 +37,8 @@ pub(super) struct Control {
     pub ids: Memory,
     /// Its position.
     pub positions: Memory,
+    /// How many positions it sees: one more.
+    pub lengths: Memory,
     /// Rows whose logits are wanted.
     pub rows: Memory,
     /// Pages of each sequence, `[ROWS, pages]`.
@@ -64,8 +58,8 @@ pub struct GpuState {
     /// Cosines and sines of all positions, for layers that see everything and for those with a window.
     pub(super) angles: [[Memory; 2]; 2],
     pub(super) work: Work,
-    /// Steps by their number of rows; none for one that was taken once and not recorded yet.
-    pub(super) graphs: BTreeMap<usize, Option<Graph>>,
+    /// Steps by their number of rows and the most positions that a row sees; none for one that was taken once and not recorded yet.
+    pub(super) graphs: BTreeMap<[usize; 2], Option<Graph>>,
     pub(super) use_graphs: bool,
     /// Logits of the last pass.
     host: Pinned,
@@ -78,32 +72,26 @@ pub struct GpuState {
 impl GpuState {
     pub(super) fn new(model: &GpuLlama, positions: usize) -> Result<GpuState, Error> {
         let (gpu, config) = (&model.gpu, &model.config);
-        let page = config.heads.kv_heads * config.heads.head_dim * PAGE;
-        let count = positions.div_ceil(PAGE) + 1;
-        let (bytes, layers) = (page.checked_mul(2 * count), 2 * config.layers);
-        let cache = bytes.and_then(|bytes| bytes.checked_mul(layers)).unwrap_or(usize::MAX);
+        let count = positions.div_ceil(PAGE).saturating_add(1);
+        let bytes = LayerPages::page_bytes(model.heads).checked_mul(count);
+        let cache = bytes.and_then(|bytes| bytes.checked_mul(config.layers)).unwrap_or(usize::MAX);
         let exhausted = |error: GpuError| match error {
             GpuError::OutOfMemory { free, total, .. } => {
-                let what = format!("keys and values of {positions} positions, and a pass");
-                Error::GpuMemory { what, wanted: cache.saturating_add(Work::bytes(config)), free, total }
+                let what = format!("keys and values of {positions} positions, and a pass,");
+                Error::GpuMemory { what, wanted: cache.saturating_add(Work::bytes(model, positions)), free, total }
             }
             error => failed(error),
         };
         let (free, total) = gpu.memory().map_err(failed)?;
         if cache > total {
-            return Err(exhausted(GpuError::OutOfMemory { wanted: cache, free, total }));
+            let what = format!("keys and values of {positions} positions");
+            return Err(Error::GpuMemory { what, wanted: cache, free, total });
         }
-        let layer = || -> Result<Memory, GpuError> {
-            let memory = gpu.allocate(2 * count * page)?;
-            // What is masked is multiplied by zero, and so must be a number.
-            gpu.clear(&memory, 0, 2 * count * page)?;
-            Ok(memory)
-        };
-        let all = || (0..config.layers).map(|_| layer()).collect::<Result<Vec<_>, GpuError>>();
-        let kv = Kv { gpu: gpu.clone(), keys: all().map_err(exhausted)?, values: all().map_err(exhausted)?, page };
+        let layers = (0..config.layers).map(|_| LayerPages::new(gpu, model.heads, count));
+        let kv = Kv { gpu: gpu.clone(), layers: layers.collect::<Result<_, GpuError>>().map_err(exhausted)? };
         let angles = |frequencies: &Frequencies| angles(gpu, frequencies, positions);
         let angles = [angles(&model.frequencies[0])?, angles(&model.frequencies[1])?];
-        let work = Work::new(gpu, config).map_err(exhausted)?;
+        let work = Work::new(gpu, model, count * PAGE).map_err(exhausted)?;
         let control = Control::new(gpu, count).map_err(exhausted)?;
         let host = gpu.pinned(4 * config.vocabulary).map_err(failed)?;
         let (graphs, padding) = (BTreeMap::new(), Sequence::default());
@@ -195,6 +183,7 @@ impl Control {
         Ok(Control {
             ids: words(CHUNK)?,
             positions: words(CHUNK)?,
+            lengths: words(CHUNK)?,
             rows: words(ROWS)?,
             table: words(ROWS * pages)?,
             pages,

@@ -1,16 +1,20 @@
 //! Taking tokens in: prompts in chunks, the last tokens of up to [`ROWS`] sequences together.
 
+use super::pass::Tokens;
 use super::{CHUNK, GpuLlama, GpuState, ROWS, failed};
 use crate::Error;
 use crate::llama::{Config, Forward, Input, Sequence, State, Wanted};
 use std::ops::Range;
+use supple_tensor::gpu::paged_attention::PAGE;
 use supple_tensor::gpu::words::post;
 use supple_tensor::gpu::{DType, Elements, ElementsMut, copy};
 
 /// The numbers of rows that steps are recorded for: others are filled up to the next.
 const SIZES: [usize; 12] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, ROWS];
+/// The shortest length that steps are recorded for; others are powers of two.
+const LENGTH: usize = 256;
 
-/// The least of them that holds `rows`.
+/// The least size that holds `rows`.
 fn size_of(rows: usize) -> usize {
     SIZES.into_iter().find(|&size| size >= rows).unwrap_or(ROWS)
 }
@@ -116,13 +120,16 @@ impl GpuLlama {
             Wanted::Last => count - 1,
             Wanted::All => 0,
         };
-        state.place(0, Some(input.sequence))?;
+        // Where attention takes each token by itself, each has a row of the table.
+        for row in 0..ROWS.min(count) {
+            state.place(row, Some(input.sequence))?;
+        }
         for (i, tokens) in input.tokens.chunks(CHUNK).enumerate() {
             let (at, end) = (i * CHUNK, i * CHUNK + tokens.len());
             let positions: Vec<u32> = (start + at..start + end).map(|position| position as u32).collect();
             self.ids(state, tokens)?;
             self.positions(state, &positions)?;
-            self.chunk(state, start + at, tokens.len())?;
+            self.layers(state, Tokens { count: tokens.len(), longest: start + end, together: true })?;
             let wanted: Vec<u32> = (first_wanted.max(at)..end).map(|row| (row - at) as u32).collect();
             for (j, rows) in wanted.chunks(ROWS).enumerate() {
                 post(&state.gpu, rows, ElementsMut::new(&state.control.rows, 0, DType::U32)).map_err(failed)?;
@@ -153,7 +160,11 @@ impl GpuLlama {
     }
 
     fn positions(&self, state: &GpuState, positions: &[u32]) -> Result<(), Error> {
-        post(&state.gpu, positions, ElementsMut::new(&state.control.positions, 0, DType::U32)).map_err(failed)
+        let lengths: Vec<u32> = positions.iter().map(|position| position + 1).collect();
+        for (numbers, memory) in [(positions, &state.control.positions), (&lengths, &state.control.lengths)] {
+            post(&state.gpu, numbers, ElementsMut::new(memory, 0, DType::U32)).map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// A step of as many rows as positions, whose tokens and pages are in place: logits, and the likeliest tokens in place of
@@ -163,10 +174,13 @@ impl GpuLlama {
         let mut padded = positions.to_vec();
         padded.resize(size, 0);
         self.positions(state, &padded)?;
+        let length = positions.iter().max().map_or(1, |&position| position as usize + 1);
+        let longest = length.next_power_of_two().max(LENGTH).min(state.control.pages * PAGE);
         if !state.use_graphs {
-            return self.decode(state, size);
+            return self.decode(state, size, longest);
         }
-        match state.graphs.get_mut(&size) {
+        let key = [size, longest];
+        match state.graphs.get_mut(&key) {
             Some(Some(graph)) => graph.replay().map_err(failed),
             // What is asked for again will be asked for often. The first time has found all kernels, so that nothing but
             // launches is left.
@@ -174,18 +188,18 @@ impl GpuLlama {
                 let gpu = state.gpu.clone();
                 let mut result = Ok(());
                 let captured = gpu.capture(|| {
-                    result = self.decode(state, size);
+                    result = self.decode(state, size, longest);
                     Ok::<_, supple_tensor::GpuError>(())
                 });
                 result?;
                 let ((), mut graph) = captured.map_err(failed)?;
                 graph.replay().map_err(failed)?;
-                state.graphs.insert(size, Some(graph));
+                state.graphs.insert(key, Some(graph));
                 Ok(())
             }
             None => {
-                self.decode(state, size)?;
-                state.graphs.insert(size, None);
+                self.decode(state, size, longest)?;
+                state.graphs.insert(key, None);
                 Ok(())
             }
         }
