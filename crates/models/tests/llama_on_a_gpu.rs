@@ -57,26 +57,35 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
     worst.fold(0.0, f32::max) / largest
 }
 
-/// Keys, values and what goes into products are rounded to 11 bits, in two layers: each rounding is 2^-12 of a value at most, some
-/// ten of them meet in a logit, and softmax and norms stretch them by a few.
-const SIXTEEN_BITS: f32 = 1e-2;
+/// How much further from f32 than the CPU with a cache of 16 bits a GPU may be. The CPU rounds keys and values to 11 bits and nothing
+/// else; the GPU also rounds queries and the inputs of the four products of a layer, and of the last: seven roundings instead of two, of
+/// the same size. Were they independent that would make a factor of two.
+const ROUNDINGS: f32 = 4.0;
+
+/// A rounding to 11 bits where the CPU had luck.
+const LEAST: f32 = 2e-3;
 
 #[test]
 fn logits_are_those_of_transformers() {
     let Some(device) = gpu() else { return };
+    let cpu = Cpu::new(Isa::detect(), 2);
+    let mut bad = Vec::new();
     for name in FAMILIES {
         let file = supple_weights::Weights::open(&golden(name).join("model.safetensors")).expect("weights");
         let (_, tokens) = file.tensor_any_shape("golden.tokens").expect("tokens");
         let (_, wanted) = file.tensor_any_shape("golden.logits").expect("logits");
         let tokens: Vec<u32> = tokens.into_iter().map(|token| token as u32).collect();
         let checkpoint = Checkpoint::open(&golden(name)).expect("a checkpoint");
+        let theirs = Decoder::load(&cpu, Weights::File(&checkpoint), Some(tokens.len())).expect("a model");
+        let theirs = distance(&logits(&theirs, &tokens, tokens.len()), &wanted);
         let model = Decoder::load_on(&device, Weights::File(&checkpoint), Some(tokens.len())).expect("a model");
-        for piece in [tokens.len(), 1, 7] {
-            let worst = distance(&logits(&model, &tokens, piece), &wanted);
-            println!("{name} in pieces of {piece}: {worst:.1e}");
-            assert!(worst < SIXTEEN_BITS, "{name} in pieces of {piece}: {worst:.1e} of the largest logit");
+        let pieces = [tokens.len(), 1, 7].map(|piece| distance(&logits(&model, &tokens, piece), &wanted));
+        println!("{name}: {pieces:.5?}, CPU {theirs:.1e}");
+        if pieces.iter().any(|&worst| worst > ROUNDINGS * theirs.max(LEAST)) {
+            bad.push(name);
         }
     }
+    assert!(bad.is_empty(), "{bad:?} are further off than roundings to 16 bits explain");
 }
 
 /// A shape with heads of real sizes.
@@ -95,13 +104,18 @@ fn tokens(count: usize, seed: usize) -> Vec<u32> {
     (0..count).map(|i| ((i * 7919 + seed * 104_729) % 1000) as u32).collect()
 }
 
-/// Both round activations, to 8 bits in blocks where weights are blocks: a hundredth of a block's largest.
-const EIGHT_BITS: f32 = 4e-2;
+/// Where weights are floats the CPU rounds keys and values alone; seen are up to 3e-3.
+const SIXTEEN_BITS: f32 = 1e-2;
+
+/// Where they are blocks the CPU rounds activations to 8 bits, in blocks: up to a hundredth of a block's largest, half of that on
+/// average.
+const EIGHT_BITS: f32 = 3e-2;
 
 #[test]
 fn logits_are_those_of_the_cpu() {
     let Some(device) = gpu() else { return };
     let cpu = Cpu::new(Isa::detect(), 2);
+    let mut bad = Vec::new();
     let cases = [
         ("llama", Format::F16, 64),
         ("llama", Format::Bf16, 128),
@@ -133,12 +147,13 @@ fn logits_are_those_of_the_cpu() {
         let tokens = tokens(150, 1);
         let wanted = logits(&theirs, &tokens, 150);
         let bound = if format.is_dense() { SIXTEEN_BITS } else { EIGHT_BITS };
-        for piece in [150, 33, 1] {
-            let worst = distance(&logits(&ours, &tokens, piece), &wanted);
-            println!("{family} {} heads of {head_dim} in pieces of {piece}: {worst:.1e}", format.name());
-            assert!(worst < bound, "{family} {} in pieces of {piece}: {worst:.1e}", format.name());
+        let pieces = [150, 33, 1].map(|piece| distance(&logits(&ours, &tokens, piece), &wanted));
+        println!("{family} {} heads of {head_dim}: {pieces:.5?}", format.name());
+        if pieces.iter().any(|&worst| worst > bound) {
+            bad.push((family, format.name()));
         }
     }
+    assert!(bad.is_empty(), "{bad:?} differ by more than roundings");
 }
 
 fn largest(logits: &[f32]) -> u32 {

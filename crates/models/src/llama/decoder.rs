@@ -259,8 +259,8 @@ impl Decoder {
     }
 
     /// Takes in the `last` token of each sequence and goes on with the likeliest, `count` times: `[count, sequences]` tokens. All
-    /// but those of the last time are then in the cache. A token with a logit that is no number is [`u32::MAX`], and whatever
-    /// follows means nothing.
+    /// but those of the last time are then in the cache. Where arithmetic went wrong the last tokens are [`u32::MAX`], and those
+    /// before may mean nothing.
     ///
     /// On a GPU nothing waits for the host in between.
     ///

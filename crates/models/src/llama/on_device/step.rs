@@ -249,17 +249,28 @@ impl GpuLlama {
         let count = all.len() / width;
         self.begin(state, group.iter().copied())?;
         self.ids(state, last)?;
-        let results = state.gpu.allocate(4 * ROWS * count).map_err(failed)?;
+        let (rows, vocabulary) = (group.len(), self.config.vocabulary);
+        let results = state.gpu.allocate(4 * rows * (count + 1)).map_err(failed)?;
         for i in 0..count {
             self.step(state, &positions(group.iter().copied(), i))?;
             let chosen = (Elements::new(&state.control.ids, 0, DType::U32), &[1][..]);
-            let kept = (ElementsMut::new(&results, i * group.len(), DType::U32), &[1][..]);
-            copy::strided(&state.gpu, &[group.len()], chosen, kept).map_err(failed)?;
+            let kept = (ElementsMut::new(&results, i * rows, DType::U32), &[1][..]);
+            copy::strided(&state.gpu, &[rows], chosen, kept).map_err(failed)?;
         }
-        let mut found = vec![0u32; group.len() * count];
+        // Where arithmetic goes wrong all logits of a row are no numbers, from then on: one of each tells.
+        let logits = (Elements::new(&state.work.logits, 0, DType::F32), &[vocabulary][..]);
+        let kept = (ElementsMut::new(&results, count * rows, DType::F32), &[1][..]);
+        copy::strided(&state.gpu, &[rows], logits, kept).map_err(failed)?;
+        let mut found = vec![0u32; rows * (count + 1)];
         state.gpu.download(&results, 0, bytemuck::cast_slice_mut(&mut found)).map_err(failed)?;
-        for (all, found) in all.chunks_exact_mut(width).zip(found.chunks_exact(group.len())) {
-            all[columns.clone()].copy_from_slice(found);
+        let (chosen, logits) = found.split_at(rows * count);
+        let steps = all.chunks_exact_mut(width).zip(chosen.chunks_exact(rows));
+        for (i, (all, chosen)) in steps.enumerate() {
+            all[columns.clone()].copy_from_slice(chosen);
+            if i + 1 == count {
+                let bad = all[columns.clone()].iter_mut().zip(logits).filter(|(_, l)| !f32::from_bits(**l).is_finite());
+                bad.for_each(|(token, _)| *token = u32::MAX);
+            }
         }
         Ok(())
     }
