@@ -32,6 +32,8 @@ unsafe impl Sync for Blas {}
 pub(crate) enum Kind {
     /// All of one floating-point type, sums in f32.
     Float(DType),
+    /// Operands of a 16-bit type, the result and what is added to it f32.
+    Wide(DType),
     /// i8 to i32, sums exact.
     I8,
     /// 8-bit floats with 4 bits of exponent to this type, sums in f32.
@@ -48,6 +50,7 @@ impl Kind {
         };
         match self {
             Kind::Float(dtype) => [float(dtype); 2],
+            Kind::Wide(dtype) => [float(dtype), sys::cudaDataType::CUDA_R_32F],
             Kind::I8 => [sys::cudaDataType::CUDA_R_8I, sys::cudaDataType::CUDA_R_32I],
             Kind::E4m3(dtype) => [sys::cudaDataType::CUDA_R_8F_E4M3, float(dtype)],
         }

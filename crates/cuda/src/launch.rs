@@ -2,7 +2,7 @@
 
 use crate::gpu::driver;
 use crate::{Error, Gpu};
-use cudarc::driver::result;
+use cudarc::driver::{result, sys};
 use std::ffi::c_void;
 
 /// Blocks, threads of a block, and bytes of dynamic shared memory of a block.
@@ -52,6 +52,50 @@ impl Gpu {
             )
         }
         .map_err(|e| driver(&format!("kernel {kernel} on {}", describe()), e))
+    }
+
+    /// As [`Gpu::launch`], but where the GPU can (since 9.0) the kernel may start before the one in front of it has ended.
+    ///
+    /// # Safety
+    /// As there; and the kernel must call `wait_for_previous` of `dependent.cuh` before it touches what changes.
+    pub(crate) unsafe fn launch_early(
+        &self,
+        kernel: &'static str,
+        grid: Grid,
+        arguments: &mut [*mut c_void],
+        describe: &dyn Fn() -> String,
+    ) -> Result<(), Error> {
+        if self.capability() < (9, 0) {
+            // SAFETY: by this function's own contract.
+            return unsafe { self.launch(kernel, grid, arguments, describe) };
+        }
+        self.bind()?;
+        let function = self.function(kernel)?;
+        let [x, y, z] = grid.blocks;
+        if x > i32::MAX as usize || y > 65535 || z > 65535 {
+            return Err(Error::Arguments { kernel, detail: format!("too large: {}", describe()) });
+        }
+        let mut early = sys::CUlaunchAttribute_st {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue_union { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig_st {
+            gridDimX: x as u32,
+            gridDimY: y as u32,
+            gridDimZ: z as u32,
+            blockDimX: grid.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: grid.shared as u32,
+            hStream: self.inner().stream.cu_stream(),
+            attrs: &mut early,
+            numAttrs: 1,
+        };
+        // SAFETY: by this function's own contract; the configuration outlives the call.
+        unsafe { sys::cuLaunchKernelEx(&config, function.0, arguments.as_mut_ptr(), std::ptr::null_mut()) }
+            .result()
+            .map_err(|e| driver(&format!("kernel {kernel} on {}", describe()), e))
     }
 }
 

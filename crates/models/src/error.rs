@@ -136,4 +136,21 @@ pub enum Error {
         /// Positions that it holds.
         positions: usize,
     },
+    /// The state of a decoder on another device.
+    #[error("keys and values lie on another device than the decoder")]
+    OtherDevice,
+    /// A decoder that does not fit a GPU's memory.
+    #[error(
+        "the GPU has no room for the model: {what} need {} MiB, {} of {} MiB are free", wanted.div_ceil(1 << 20), free >> 20, total >> 20
+    )]
+    GpuMemory {
+        /// What did not fit.
+        what: String,
+        /// Bytes that it needs.
+        wanted: usize,
+        /// Bytes that are free.
+        free: usize,
+        /// Bytes in all.
+        total: usize,
+    },
 }

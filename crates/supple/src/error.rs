@@ -289,6 +289,9 @@ impl Error {
             Error::Network(supple_models::Error::UnknownNetwork { .. }) => {
                 "RLFN and DITN checkpoints (.safetensors, .pth) can be used".into()
             }
+            Error::Network(supple_models::Error::GpuMemory { .. }) => {
+                "a smaller --context or a model in smaller blocks needs less; --device cpu runs it without the GPU".into()
+            }
             Error::Network(supple_models::Error::NotOnDevice { .. }) => "--device auto runs it on the CPU".into(),
             #[cfg(feature = "cuda")]
             Error::Network(supple_models::Error::Tensor(supple_tensor::Error::Cuda(error))) => match error {

@@ -48,6 +48,7 @@ pub use compute::DeviceChoice;
 pub use error::Error;
 pub use picture::Picture;
 pub use scale_plan::{ScalePlan, enlarge};
+pub use supple_models::llama;
 pub use supple_models::{Precision, Stages, SuperResolution, convnet, efficientnet_lite, mobilenet};
 pub use supple_tensor::kernels::peak;
 pub use supple_tensor::{Cpu, Isa};

@@ -51,6 +51,8 @@ pub use random::Random;
 #[cfg(feature = "cuda")]
 pub use recorded::{Recorded, Replay};
 #[cfg(feature = "cuda")]
+pub use supple_cuda as gpu;
+#[cfg(feature = "cuda")]
 pub use supple_cuda::Error as GpuError;
 pub use supple_kernels as kernels;
 pub use supple_kernels::{Cpu, Isa};

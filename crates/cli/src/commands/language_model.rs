@@ -1,13 +1,19 @@
 //! Options that commands with language models share.
 
 use super::download;
+use crate::report::say;
 use std::path::{Path, PathBuf};
+use supple::DeviceChoice;
 use supple::text::generate::{Generated, OpenOptions, TextGenerator};
 use supple::text::sampling::Sampling;
 
 /// Which model, and what it runs with.
 #[derive(Debug, clap::Args)]
 pub struct Compute {
+    /// Where to run: auto (an NVIDIA GPU if there is one with room, else the CPU), cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto, hide_default_value = true)]
+    pub device: DeviceChoice,
+
     /// Threads [default: all]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -16,7 +22,7 @@ pub struct Compute {
     #[arg(short, long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
 
-    /// Keep keys and values in 32 bits, not 16
+    /// Keep keys and values in 32 bits, not 16; on the CPU
     #[arg(long)]
     pub exact_cache: bool,
 }
@@ -28,8 +34,13 @@ impl Compute {
             threads: self.threads.map(usize::from),
             context: self.context.map(|context| context as usize),
             exact_cache: self.exact_cache,
+            device: self.device,
         };
-        Ok(TextGenerator::open(&download::located(model)?, options)?)
+        let generator = TextGenerator::open(&download::located(model)?, options)?;
+        if let Some(reason) = generator.stand_in() {
+            say(&format!("note: {reason}"));
+        }
+        Ok(generator)
     }
 }
 

@@ -3,7 +3,7 @@
 //! Each [`step`](Batch::step) takes in the last token of every sequence that is decoding, and of prompts as much as fits a
 //! limit. A prompt that begins like one that is still held shares its pages.
 
-use super::{Cache, Input, Llama, Sequence, Wanted, Workspace};
+use super::{Forward, Input, Sequence, State, Wanted};
 use crate::Error;
 
 /// Names a sequence of a [`Batch`].
@@ -25,8 +25,7 @@ pub type Choose<'a> = dyn FnMut(Ticket, &[u32], &[f32]) -> Option<u32> + 'a;
 /// Sequences that are decoded together.
 #[derive(Debug)]
 pub struct Batch {
-    cache: Cache,
-    work: Workspace,
+    state: State,
     slots: Vec<Slot>,
     next: u64,
     /// Most tokens of a pass.
@@ -42,9 +41,10 @@ struct Slot {
 }
 
 impl Batch {
-    /// None yet. A pass takes at most `limit` tokens, but one of each decoding sequence in any case.
-    pub fn new(cache: Cache, limit: usize) -> Batch {
-        Batch { cache, work: Workspace::new(), slots: Vec::new(), next: 0, limit: limit.max(1) }
+    /// None yet, in a [`Cache`](super::Cache) of the CPU's or the [`State`] of any decoder. A pass takes at most `limit` tokens, but
+    /// one of each decoding sequence in any case.
+    pub fn new(state: impl Into<State>, limit: usize) -> Batch {
+        Batch { state: state.into(), slots: Vec::new(), next: 0, limit: limit.max(1) }
     }
 
     /// Adds a sequence that begins with `prompt`. The pages of the longest beginning that it has in common with one that is
@@ -61,7 +61,7 @@ impl Batch {
         };
         let best = self.slots.iter().map(|slot| (common(slot), slot)).max_by_key(|(len, _)| *len);
         let sequence = match best {
-            Some((len, slot)) if len > 0 => self.cache.fork(&slot.sequence, len),
+            Some((len, slot)) if len > 0 => self.state.fork(&slot.sequence, len),
             _ => Sequence::default(),
         };
         let ticket = Ticket(self.next);
@@ -81,16 +81,16 @@ impl Batch {
     }
 
     /// The cache, to see what is in use.
-    pub fn cache(&self) -> &Cache {
-        &self.cache
+    pub fn cache(&self) -> &State {
+        &self.state
     }
 
     /// One pass. `choose(ticket, tokens, logits)` is asked for the next token of each sequence whose tokens are all in; a
     /// sequence for which it gives none is done and leaves.
     ///
     /// # Errors
-    /// As [`Llama::forward`]. Sequences are then as they were.
-    pub fn step(&mut self, model: &Llama, choose: &mut Choose<'_>) -> Result<Vec<Finished>, Error> {
+    /// As [`Forward::forward`]. Sequences are then as they were.
+    pub fn step(&mut self, model: &impl Forward, choose: &mut Choose<'_>) -> Result<Vec<Finished>, Error> {
         if self.slots.is_empty() {
             return Ok(Vec::new());
         }
@@ -114,7 +114,7 @@ impl Batch {
             }
             inputs.push(Input { sequence: &mut slot.sequence, tokens: &slot.tokens[start..start + count], wanted });
         }
-        let logits = model.forward(&mut self.cache, &mut self.work, &mut inputs)?;
+        let logits = Forward::forward(model, &mut self.state, &mut inputs)?;
         let mut done = Vec::new();
         for (&index, logits) in complete.iter().zip(logits.chunks_exact(model.config().vocabulary)) {
             let slot = &mut self.slots[index];
@@ -126,7 +126,7 @@ impl Batch {
         let mut finished = Vec::with_capacity(done.len());
         for index in done.into_iter().rev() {
             let Slot { ticket, sequence, tokens } = self.slots.remove(index);
-            self.cache.release(sequence);
+            self.state.release(sequence);
             finished.push(Finished { ticket, tokens });
         }
         finished.reverse();

@@ -27,7 +27,7 @@ impl Definition {
         }
         let head = !config.tied && checkpoint.contains(HEAD);
         let cpu = Cpu::new(Isa::detect(), 1);
-        let divisors = Reader { cpu: &cpu, checkpoint, config: &config }.divisors(config.context)?;
+        let divisors = Reader { packer: &cpu, source: checkpoint, config: &config }.divisors(config.context)?;
         Ok(Definition { biases: biases[0], head, divisors, ..Definition::new(config) })
     }
 
@@ -37,7 +37,7 @@ impl Definition {
     /// [`Error::BadTensor`] for a tensor of another shape, and what reading takes.
     pub fn read(&self, device: &Device, checkpoint: &Checkpoint) -> Result<Parameters, Error> {
         let cpu = Cpu::new(Isa::detect(), 1);
-        let read = Reader { cpu: &cpu, checkpoint, config: &self.config };
+        let read = Reader { packer: &cpu, source: checkpoint, config: &self.config };
         let mut parameters = Parameters::default();
         for (name, shape) in self.shapes() {
             let values = self.values(&read, &name, &shape)?;

@@ -1,7 +1,8 @@
 //! The pass through a decoder.
 
-use super::cache::{Cache, Sequence};
+use super::cache::Cache;
 use super::linear::{Columns, Linear, apply};
+use super::pages::Sequence;
 use super::{Layer, Llama, QkNorm};
 use crate::Error;
 use supple_tensor::kernels::decoder::{add, for_each_row, gated, rms_norm, rms_norm_in_place, rotate, soft_cap};

@@ -1,8 +1,9 @@
 //! Reading a decoder from a checkpoint, whatever it came in.
 
-use super::rope::Scaling;
+use super::rope::{Frequencies, Scaling};
 use super::{Config, Format, Layer, Linear, Llama, Norms, QkNorm};
 use crate::Error;
+use serde_json::Value;
 use std::borrow::Cow;
 use std::ops::Range;
 use supple_tensor::Cpu;
@@ -12,23 +13,100 @@ use supple_tensor::kernels::paged_attention::Heads;
 use supple_weights::checkpoint::{Checkpoint, RopeLayout, Stored};
 use supple_weights::gguf::BlockType;
 
-impl Llama {
-    /// Loads and packs a decoder for contexts of up to `context` tokens (the model's own length if not given), which matters
-    /// to models that stretch their positions.
-    ///
-    /// # Errors
-    /// [`Error::BadConfig`] and [`Error::BadTensor`] if the file is no decoder known here, and what reading it takes.
-    pub fn load(cpu: &Cpu, checkpoint: &Checkpoint, context: Option<usize>) -> Result<Llama, Error> {
-        let config = Config::from_json(checkpoint.source(), checkpoint.config())?;
-        let read = Reader { cpu, checkpoint, config: &config };
+/// Where weights come from.
+pub(super) trait Source {
+    /// What errors call it.
+    fn name(&self) -> &str;
+    /// As a `config.json` of Hugging Face.
+    fn config(&self) -> &Value;
+    /// How rows of the query and key projections are ordered.
+    fn rope(&self) -> RopeLayout;
+    /// Whether norms that multiply by `1 + w` have the 1 in the weights.
+    fn norms_include_one(&self) -> bool;
+    /// Whether there is such a tensor.
+    fn contains(&self, name: &str) -> bool;
+    /// A tensor by its name.
+    fn tensor(&self, name: &str) -> Result<Stored<'_>, Error>;
+}
+
+impl Source for Checkpoint {
+    fn name(&self) -> &str {
+        self.source()
+    }
+
+    fn config(&self) -> &Value {
+        self.config()
+    }
+
+    fn rope(&self) -> RopeLayout {
+        self.conventions().rope
+    }
+
+    fn norms_include_one(&self) -> bool {
+        self.conventions().norms_include_one
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.contains(name)
+    }
+
+    fn tensor(&self, name: &str) -> Result<Stored<'_>, Error> {
+        Ok(self.tensor(name)?)
+    }
+}
+
+/// What brings matrices where they are used, in the form that is used there.
+pub(super) trait Packer {
+    /// A matrix there.
+    type Matrix;
+
+    /// A matrix of `rows` rows of `k` weights, of which `bytes` are as many as there must be.
+    fn pack(&self, format: Format, rows: usize, k: usize, bytes: &[u8]) -> Result<Self::Matrix, Error>;
+}
+
+impl Packer for Cpu {
+    type Matrix = Linear;
+
+    fn pack(&self, format: Format, rows: usize, k: usize, bytes: &[u8]) -> Result<Linear, Error> {
+        Ok(if format.is_dense() {
+            Linear::Dense(DenseMatrix::pack(self, format, rows, k, bytes))
+        } else {
+            Linear::LowBit(Matrix::pack(self, format, rows, k, bytes))
+        })
+    }
+}
+
+/// What a decoder consists of, its matrices outside of layers being `M`, its layers `L`.
+pub(super) struct Parts<M, L> {
+    pub config: Config,
+    pub frequencies: [Frequencies; 2],
+    pub embedding: M,
+    pub layers: Vec<L>,
+    pub norm: Vec<f32>,
+    /// None where the embedding serves.
+    pub head: Option<M>,
+}
+
+impl<M, L> Parts<M, L> {
+    /// Reads them one after the other; `whole` and `place` are given each matrix and layer as soon as it is read.
+    pub fn load<R>(
+        packer: &impl Packer<Matrix = R>,
+        source: &dyn Source,
+        context: Option<usize>,
+        whole: impl Fn(R) -> Result<M, Error>,
+        mut place: impl FnMut(&Config, Layer<R>) -> Result<L, Error>,
+    ) -> Result<Parts<M, L>, Error> {
+        let config = Config::from_json(source.name(), source.config())?;
+        let read = Reader { packer, source, config: &config };
         let hidden = config.hidden;
-        let embedding = read.linear("model.embed_tokens.weight", config.vocabulary, hidden)?;
-        let head = if config.tied || !checkpoint.contains("lm_head.weight") {
+        let embedding = whole(read.linear("model.embed_tokens.weight", config.vocabulary, hidden)?)?;
+        let head = if config.tied || !source.contains("lm_head.weight") {
             None
         } else {
-            Some(read.linear("lm_head.weight", config.vocabulary, hidden)?)
+            Some(whole(read.linear("lm_head.weight", config.vocabulary, hidden)?)?)
         };
-        let layers = (0..config.layers).map(|index| read.layer(index)).collect::<Result<_, Error>>()?;
+        let layers =
+            (0..config.layers).map(|index| place(&config, read.layer(index)?)).collect::<Result<_, Error>>()?;
         let norm = read.norm("model.norm.weight", hidden)?;
         let context = context.unwrap_or(config.context);
         let divisors = read.divisors(context)?;
@@ -36,13 +114,31 @@ impl Llama {
             config.rope.frequencies(context, &divisors),
             config.local_rope.as_ref().unwrap_or(&config.rope).frequencies(context, &[]),
         ];
+        Ok(Parts { frequencies, embedding, layers, norm, head, config })
+    }
+}
+
+impl Llama {
+    /// Loads and packs a decoder for contexts of up to `context` tokens (the model's own length if not given), which matters
+    /// to models that stretch their positions.
+    ///
+    /// # Errors
+    /// [`Error::BadConfig`] and [`Error::BadTensor`] if the file is no decoder known here, and what reading it takes.
+    pub fn load(cpu: &Cpu, checkpoint: &Checkpoint, context: Option<usize>) -> Result<Llama, Error> {
+        Llama::load_from(cpu, checkpoint, context)
+    }
+
+    /// As [`Llama::load`], from anything.
+    pub(super) fn load_from(cpu: &Cpu, source: &dyn Source, context: Option<usize>) -> Result<Llama, Error> {
+        let Parts { config, frequencies, embedding, layers, norm, head } =
+            Parts::load(cpu, source, context, Ok, |_, layer| Ok(layer))?;
         Ok(Llama { cpu: cpu.clone(), frequencies, embedding, layers, norm, head, config })
     }
 }
 
-pub(super) struct Reader<'a> {
-    pub cpu: &'a Cpu,
-    pub checkpoint: &'a Checkpoint,
+pub(super) struct Reader<'a, P> {
+    pub packer: &'a P,
+    pub source: &'a dyn Source,
     pub config: &'a Config,
 }
 
@@ -53,14 +149,14 @@ pub(super) struct Tensor<'a> {
     pub bytes: Cow<'a, [u8]>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a, P: Packer> Reader<'a, P> {
     pub(super) fn bad(&self, name: &str, wanted: impl Into<String>, found: impl Into<String>) -> Error {
-        let file = self.checkpoint.source().to_owned();
+        let file = self.source.name().to_owned();
         Error::BadTensor { file, tensor: name.to_owned(), wanted: wanted.into(), found: found.into() }
     }
 
     fn tensor(&self, name: &str) -> Result<Tensor<'a>, Error> {
-        match self.checkpoint.tensor(name)? {
+        match self.source.tensor(name)? {
             Stored::Blocks { shape, block_type, bytes } => {
                 if let Some(format) = Format::ALL.into_iter().find(|format| format.name() == block_type.name()) {
                     return Ok(Tensor { shape, format, bytes });
@@ -105,32 +201,24 @@ impl<'a> Reader<'a> {
         Ok(tensor)
     }
 
-    fn pack(&self, format: Format, rows: usize, k: usize, bytes: &[u8]) -> Linear {
-        if format.is_dense() {
-            Linear::Dense(DenseMatrix::pack(self.cpu, format, rows, k, bytes))
-        } else {
-            Linear::LowBit(Matrix::pack(self.cpu, format, rows, k, bytes))
-        }
-    }
-
-    fn linear(&self, name: &str, rows: usize, k: usize) -> Result<Linear, Error> {
+    fn linear(&self, name: &str, rows: usize, k: usize) -> Result<P::Matrix, Error> {
         let tensor = self.matrix(name, rows, k)?;
-        Ok(self.pack(tensor.format, rows, k, &tensor.bytes))
+        self.packer.pack(tensor.format, rows, k, &tensor.bytes)
     }
 
     /// Some rows of a matrix of `rows` rows.
-    fn rows(&self, name: &str, rows: usize, k: usize, range: Range<usize>) -> Result<Linear, Error> {
+    fn rows(&self, name: &str, rows: usize, k: usize, range: Range<usize>) -> Result<P::Matrix, Error> {
         let tensor = self.matrix(name, rows, k)?;
         let size = tensor.bytes.len() / rows;
         let part = &tensor.bytes[range.start * size..range.end * size];
-        Ok(self.pack(tensor.format, range.len(), k, part))
+        self.packer.pack(tensor.format, range.len(), k, part)
     }
 
     /// The projection of queries or keys; rows that turn together are brought half a head apart.
-    fn rotated(&self, name: &str, heads: usize, k: usize) -> Result<Linear, Error> {
+    fn rotated(&self, name: &str, heads: usize, k: usize) -> Result<P::Matrix, Error> {
         let dim = self.config.heads.head_dim;
         let rows = heads * dim;
-        if self.checkpoint.conventions().rope != RopeLayout::Interleaved {
+        if self.source.rope() != RopeLayout::Interleaved {
             return self.linear(name, rows, k);
         }
         let tensor = self.matrix(name, rows, k)?;
@@ -140,7 +228,7 @@ impl<'a> Reader<'a> {
             let from = deinterleaved(row, dim, self.config.rope.dim);
             bytes.extend_from_slice(&tensor.bytes[from * size..][..size]);
         }
-        Ok(self.pack(tensor.format, rows, k, &bytes))
+        self.packer.pack(tensor.format, rows, k, &bytes)
     }
 
     /// A vector as floats.
@@ -159,7 +247,7 @@ impl<'a> Reader<'a> {
 
     fn norm(&self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
         let mut weight = self.vector(name, len)?;
-        if self.config.norm_plus_one && !self.checkpoint.conventions().norms_include_one {
+        if self.config.norm_plus_one && !self.source.norms_include_one() {
             weight.iter_mut().for_each(|w| *w += 1.0);
         }
         Ok(weight)
@@ -167,18 +255,18 @@ impl<'a> Reader<'a> {
 
     /// The bias of a projection, or none; `rotated` for those of queries and keys.
     fn bias(&self, name: &str, len: usize, rotated: bool) -> Result<Vec<f32>, Error> {
-        if !self.checkpoint.contains(name) {
+        if !self.source.contains(name) {
             return Ok(Vec::new());
         }
         let bias = self.vector(name, len)?;
-        if !rotated || self.checkpoint.conventions().rope != RopeLayout::Interleaved {
+        if !rotated || self.source.rope() != RopeLayout::Interleaved {
             return Ok(bias);
         }
         let (dim, turned) = (self.config.heads.head_dim, self.config.rope.dim);
         Ok((0..len).map(|row| bias[deinterleaved(row, dim, turned)]).collect())
     }
 
-    fn layer(&self, index: usize) -> Result<Layer, Error> {
+    fn layer(&self, index: usize) -> Result<Layer<P::Matrix>, Error> {
         let config = self.config;
         let Heads { heads, kv_heads, head_dim } = config.heads;
         let (hidden, wide) = (config.hidden, config.intermediate);
@@ -188,7 +276,7 @@ impl<'a> Reader<'a> {
         let absent = || Ok::<_, Error>(Vec::new());
 
         let fused = name("self_attn.qkv_proj.weight");
-        let [q, k, v] = if self.checkpoint.contains(&fused) {
+        let [q, k, v] = if self.source.contains(&fused) {
             let all = q_rows + 2 * kv_rows;
             let part = |range| self.rows(&fused, all, hidden, range);
             [part(0..q_rows)?, part(q_rows..q_rows + kv_rows)?, part(q_rows + kv_rows..all)?]
@@ -200,7 +288,7 @@ impl<'a> Reader<'a> {
             ]
         };
         let fused = name("mlp.gate_up_proj.weight");
-        let [gate, up] = if self.checkpoint.contains(&fused) {
+        let [gate, up] = if self.source.contains(&fused) {
             [self.rows(&fused, 2 * wide, hidden, 0..wide)?, self.rows(&fused, 2 * wide, hidden, wide..2 * wide)?]
         } else {
             [
@@ -249,7 +337,7 @@ impl<'a> Reader<'a> {
             if long { "model.rope_factors_long.weight" } else { "model.rope_factors_short.weight" },
         ];
         for name in names {
-            if self.checkpoint.contains(name) {
+            if self.source.contains(name) {
                 let divisors = self.vector(name, self.config.rope.dim / 2)?;
                 if divisors.iter().any(|&d| d <= 0.0) {
                     return Err(self.bad(name, "factors above zero", "holds others"));

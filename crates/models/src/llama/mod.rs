@@ -12,6 +12,7 @@
 //! * [`Cache`] and [`Sequence`] – keys and values, in pages that sequences with the same beginning share;
 //! * [`Llama::forward`] – any number of new tokens of any number of sequences at once. What a sequence gets does not depend on
 //!   the others, bit by bit: each product, normalisation and attention makes a token's numbers in an order of its own;
+//! * [`Decoder`] and [`State`] – the same on whatever device, for those who need not know which;
 //! * [`Batch`] – sequences that come and go, decoded together;
 //! * [`Definition`] – the same network as a function of tensors, to be trained, with or without an [`Adapter`].
 
@@ -19,20 +20,30 @@ mod adapter;
 mod batch;
 mod cache;
 mod config;
+mod decoder;
 mod definition;
 mod folder;
 mod forward;
 mod linear;
 mod load;
+#[cfg(feature = "cuda")]
+mod on_device;
+mod pages;
+mod random;
 mod rope;
 
 pub use adapter::Adapter;
 pub use batch::{Batch, Choose, Finished, Ticket};
-pub use cache::{Cache, Sequence};
+pub use cache::Cache;
 pub use config::{Config, FAMILIES, Norms, QkNorm};
+pub use decoder::{Decoder, Forward, State, Weights};
 pub use definition::{Definition, Positions};
 pub use forward::{Input, Wanted, Workspace};
 pub use linear::Linear;
+#[cfg(feature = "cuda")]
+pub use on_device::{GpuLlama, GpuState};
+pub use pages::Sequence;
+pub use random::{Random, SHAPES};
 pub use rope::{Rope, Scaling};
 pub use supple_tensor::kernels::low_bit::Format;
 
@@ -55,20 +66,20 @@ pub struct Llama {
 
 /// One layer. A normalisation that a family does without is empty, and so is a bias.
 #[derive(Debug)]
-struct Layer {
+struct Layer<M = Linear> {
     norm: Vec<f32>,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    o: Linear,
+    q: M,
+    k: M,
+    v: M,
+    o: M,
     biases: [Vec<f32>; 3],
     q_norm: Vec<f32>,
     k_norm: Vec<f32>,
     after_attention: Vec<f32>,
     feed_norm: Vec<f32>,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
+    gate: M,
+    up: M,
+    down: M,
     after_feed: Vec<f32>,
 }
 

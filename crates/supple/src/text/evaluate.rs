@@ -232,7 +232,7 @@ fn by_row<T: Send + Default + Clone>(
     f: &(dyn Fn(usize) -> T + Sync),
 ) -> Vec<T> {
     let results: Vec<Mutex<T>> = vec![T::default(); rows].into_iter().map(Mutex::new).collect();
-    generator.model().cpu().pool.run(rows, &|row, _| {
+    generator.cpu().pool.run(rows, &|row, _| {
         let value = f(row);
         *results[row].lock().unwrap_or_else(|e| e.into_inner()) = value;
     });

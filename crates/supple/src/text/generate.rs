@@ -1,14 +1,18 @@
 //! [`TextGenerator`]: a language model with its tokeniser, and [`Session`]: one stream of text from it.
 
+use super::place::{Placed, cache_format, place};
 use super::sampling::{Sampler, Sampling, likeliest, log_sum};
 use super::stop::StopStrings;
 use super::template::{ChatTemplate, Message, RenderOptions};
 use super::tokenizer::{EncodeOptions, Tokenizer};
 use crate::Error;
+use crate::compute::DeviceChoice;
+use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 pub use supple_models::llama::Wanted;
-use supple_models::llama::{Cache, Format, Input, Llama, Sequence, Workspace};
+use supple_models::llama::{Decoder, Format, Input, Sequence, State, Weights};
 use supple_tensor::Cpu;
 use supple_weights::checkpoint::Checkpoint;
 
@@ -16,6 +20,8 @@ use supple_weights::checkpoint::Checkpoint;
 pub const PREFILL: usize = 512;
 /// The context that is used if a model allows more and no one says otherwise.
 pub const DEFAULT_CONTEXT: usize = 8192;
+/// Tokens that a GPU goes on with by itself where the likeliest is always taken.
+const AHEAD: usize = 8;
 
 /// How a model is opened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,14 +30,21 @@ pub struct OpenOptions {
     pub threads: Option<usize>,
     /// Most tokens of prompt and answer together; the model's own length, at most [`DEFAULT_CONTEXT`], if not given.
     pub context: Option<usize>,
-    /// Keys and values in 32 bits, not 16.
+    /// Keys and values in 32 bits, not 16, on the CPU.
     pub exact_cache: bool,
+    /// Where it runs.
+    pub device: DeviceChoice,
 }
 
 /// A language model with its tokeniser. `Send` and `Sync`; sessions share it.
 #[derive(Debug)]
 pub struct TextGenerator {
-    model: Llama,
+    model: Decoder,
+    cpu: Cpu,
+    /// Why the CPU stands in for a GPU.
+    stand_in: Option<String>,
+    /// A GPU's cache for the first session: that there is room for it is known when the model is open.
+    spare: Mutex<Option<State>>,
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     context: usize,
@@ -126,10 +139,11 @@ impl Generated {
 
 impl TextGenerator {
     /// Opens a GGUF file, a folder with `config.json`, `tokenizer.json` and safetensors, or a llama2.c file beside its
-    /// `tokenizer.bin`, and packs it for the CPU.
+    /// `tokenizer.bin`, and packs it for the device.
     ///
     /// # Errors
-    /// If the file cannot be read, is no model known here, or has no tokeniser.
+    /// If the file cannot be read, is no model known here, or has no tokeniser; if a GPU is asked for and cannot be had, or has no
+    /// room.
     pub fn open(path: &Path, options: OpenOptions) -> Result<TextGenerator, Error> {
         let start = Instant::now();
         let cpu = crate::compute::cpu(options.threads)?;
@@ -160,18 +174,33 @@ impl TextGenerator {
         options: OpenOptions,
         start: Instant,
     ) -> Result<TextGenerator, Error> {
-        if options.context == Some(0) {
-            return Err(Error::BadOption("a context of no tokens".into()));
-        }
-        let model = Llama::load(cpu, checkpoint, options.context)?;
-        let context = options.context.unwrap_or_else(|| model.config().context.min(DEFAULT_CONTEXT));
-        let format = if options.exact_cache { Format::F32 } else { Format::F16 };
-        Ok(TextGenerator { model, tokenizer, template, context, format, load_time: start.elapsed() })
+        let Placed { decoder, context, state, stand_in } = place(cpu, Weights::File(checkpoint), options)?;
+        Ok(TextGenerator {
+            model: decoder,
+            cpu: cpu.clone(),
+            stand_in,
+            spare: Mutex::new(state),
+            tokenizer,
+            template,
+            context,
+            format: cache_format(options),
+            load_time: start.elapsed(),
+        })
     }
 
     /// The network.
-    pub fn model(&self) -> &Llama {
+    pub fn model(&self) -> &Decoder {
         &self.model
+    }
+
+    /// The CPU, for what is computed there in any case.
+    pub fn cpu(&self) -> &Cpu {
+        &self.cpu
+    }
+
+    /// Why the CPU stands in for a GPU that is there, if it does.
+    pub fn stand_in(&self) -> Option<&str> {
+        self.stand_in.as_deref()
     }
 
     /// The tokeniser.
@@ -227,8 +256,7 @@ impl TextGenerator {
     pub fn session(&self) -> Session<'_> {
         Session {
             generator: self,
-            cache: Cache::new(self.model.config(), self.format, self.context),
-            work: Workspace::new(),
+            state: self.spare.lock().unwrap_or_else(PoisonError::into_inner).take(),
             sequence: Sequence::default(),
             tokens: Vec::new(),
         }
@@ -239,8 +267,8 @@ impl TextGenerator {
 #[derive(Debug)]
 pub struct Session<'a> {
     generator: &'a TextGenerator,
-    cache: Cache,
-    work: Workspace,
+    /// None as long as nothing was taken in.
+    state: Option<State>,
     sequence: Sequence,
     /// Tokens in the cache.
     tokens: Vec<u32>,
@@ -270,19 +298,35 @@ impl Session<'_> {
     }
 
     fn keep(&mut self, len: usize) {
-        self.cache.truncate(&mut self.sequence, len);
+        if let Some(state) = &mut self.state {
+            state.truncate(&mut self.sequence, len);
+        }
         self.tokens.truncate(len);
     }
 
     /// Takes tokens in; the logits that are wanted.
     ///
     /// # Errors
-    /// As [`Llama::forward`].
+    /// As [`Decoder::forward`].
     pub fn take_in(&mut self, tokens: &[u32], wanted: Wanted) -> Result<&[f32], Error> {
-        let Session { generator, cache, work, sequence, .. } = self;
-        let logits = generator.model.forward(cache, work, &mut [Input { sequence, tokens, wanted }])?;
+        let Session { generator, state, sequence, .. } = self;
+        let state = ready(generator, state)?;
+        let logits = generator.model.forward(state, &mut [Input { sequence, tokens, wanted }])?;
         self.tokens.extend_from_slice(tokens);
         Ok(logits)
+    }
+
+    /// Takes a token in and goes on with the likeliest, `count` times: those, of which all but the last are in the cache.
+    ///
+    /// # Errors
+    /// As [`Decoder::greedy`].
+    pub fn take_likeliest(&mut self, token: u32, count: usize) -> Result<Vec<u32>, Error> {
+        let Session { generator, state, sequence, .. } = self;
+        let state = ready(generator, state)?;
+        let next = generator.model.greedy(state, &mut [sequence], &[token], count)?;
+        self.tokens.push(token);
+        self.tokens.extend_from_slice(&next[..count.saturating_sub(1)]);
+        Ok(next)
     }
 
     /// Generates text after `prompt`. `each` is given text as it comes, in whole characters; generation stops when it returns
@@ -315,9 +359,10 @@ impl Session<'_> {
             decode: Duration::ZERO,
         };
         let mut at = common;
-        while prompt.len() - at > PREFILL {
-            self.take_in(&prompt[at..at + PREFILL], Wanted::Nothing)?;
-            at += PREFILL;
+        let chunk = generator.model.chunk();
+        while prompt.len() - at > chunk {
+            self.take_in(&prompt[at..at + chunk], Wanted::Nothing)?;
+            at += chunk;
             if !each("") {
                 output.finish = Finish::Cancelled;
                 output.prefill = start.elapsed();
@@ -329,24 +374,39 @@ impl Session<'_> {
         let most = request.max_tokens.unwrap_or(usize::MAX);
         let mut stream = generator.tokenizer.stream();
         let mut stops = StopStrings::new(&request.stop);
+        let greedy = generator.model.cpu().is_none() && sampler.takes_likeliest() && request.log_probs.is_none();
+        let mut ahead = VecDeque::new();
         output.finish = loop {
             if output.tokens.len() >= most {
                 break Finish::Length;
             }
-            if self.tokens.len() + next.len() > generator.context {
+            if ahead.is_empty() && self.tokens.len() + next.len() > generator.context {
                 break Finish::Context;
             }
-            self.take_in(&next, Wanted::Last)?;
-            let vocabulary = generator.model.config().vocabulary;
-            // The borrow of the session ends with the logits, which lie in its workspace.
-            let Session { work, tokens, .. } = &*self;
-            let logits = &work.logits()[..vocabulary];
-            let id = sampler.sample(logits, tokens)?;
-            output.tokens.push(Chosen {
-                id,
-                log_prob: request.log_probs.map(|_| (f64::from(logits[id as usize]) - log_sum(logits)) as f32),
-                alternatives: likeliest(logits, request.log_probs.unwrap_or(0)),
-            });
+            if ahead.is_empty() && greedy && first.is_some() {
+                let room = (generator.context - self.tokens.len()).min(most - output.tokens.len());
+                ahead = self.take_likeliest(next[0], room.min(AHEAD))?.into();
+            }
+            let chosen = match ahead.pop_front() {
+                Some(u32::MAX) => return Err(Error::NotFiniteLogits),
+                Some(id) => Chosen { id, log_prob: None, alternatives: Vec::new() },
+                None => {
+                    self.take_in(&next, Wanted::Last)?;
+                    let vocabulary = generator.model.config().vocabulary;
+                    // The borrow of the session ends with the logits, which lie in its workspace.
+                    let Session { state, tokens, .. } = &*self;
+                    let logits = state.as_ref().map_or(&[][..], State::logits);
+                    let logits = &logits[..vocabulary];
+                    let id = sampler.sample(logits, tokens)?;
+                    Chosen {
+                        id,
+                        log_prob: request.log_probs.map(|_| (f64::from(logits[id as usize]) - log_sum(logits)) as f32),
+                        alternatives: likeliest(logits, request.log_probs.unwrap_or(0)),
+                    }
+                }
+            };
+            let id = chosen.id;
+            output.tokens.push(chosen);
             first.get_or_insert_with(|| start.elapsed());
             if generator.tokenizer.ends().contains(&id) && !request.ignore_end {
                 break Finish::End;
@@ -363,6 +423,8 @@ impl Session<'_> {
             next.clear();
             next.push(id);
         };
+        // What was computed and is no part of the answer.
+        self.keep(self.tokens.len() - ahead.len());
         let prefill = first.unwrap_or_else(|| start.elapsed());
         (output.prefill, output.decode) = (prefill, start.elapsed() - prefill);
         if output.finish != Finish::Stop {
@@ -373,4 +435,12 @@ impl Session<'_> {
         }
         Ok(output)
     }
+}
+
+/// The state, made if there is none yet.
+fn ready<'s>(generator: &TextGenerator, state: &'s mut Option<State>) -> Result<&'s mut State, Error> {
+    if state.is_none() {
+        *state = Some(generator.model.state(generator.format, generator.context)?);
+    }
+    Ok(state.as_mut().expect("set above"))
 }

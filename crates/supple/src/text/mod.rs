@@ -3,6 +3,7 @@
 pub mod convert;
 pub mod evaluate;
 pub mod generate;
+pub mod place;
 pub mod sampling;
 mod stop;
 pub mod tasks;

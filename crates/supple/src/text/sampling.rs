@@ -107,6 +107,11 @@ impl Sampler {
         Ok(Sampler { sampling, state, candidates: Vec::new(), recent: Vec::new() })
     }
 
+    /// Whether it takes the likeliest token whatever came before.
+    pub(super) fn takes_likeliest(&self) -> bool {
+        self.sampling.temperature == 0.0 && !self.sampling.has_penalties()
+    }
+
     /// A token, given the logits of all and the tokens before.
     ///
     /// # Errors
