@@ -1,6 +1,6 @@
 //! A trainable decoder's parameters from any checkpoint, and back to a folder as Hugging Face has them.
 
-use super::config::{Config, QkNorm};
+use super::config::Config;
 use super::definition::{Definition, HEAD};
 use super::load::{Reader, deinterleaved};
 use crate::{Error, Network, Parameters};
@@ -181,28 +181,6 @@ impl Definition {
         let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
         save_safetensors(&folder.join("adapter_model.safetensors"), &tensors, &metadata)?;
         write_json(&folder.join("adapter_config.json"), &config)
-    }
-
-    /// The `config.json` of a decoder of the Llama family without a file: what one that is trained from nothing is saved with.
-    pub fn llama_json(&self) -> Value {
-        let (config, heads) = (&self.config, self.config.heads);
-        let family = if config.qk_norm == QkNorm::Head { "qwen3" } else { "llama" };
-        json!({
-            "architectures": [if family == "llama" { "LlamaForCausalLM" } else { "Qwen3ForCausalLM" }],
-            "model_type": family,
-            "vocab_size": config.vocabulary,
-            "hidden_size": config.hidden,
-            "intermediate_size": config.intermediate,
-            "num_hidden_layers": config.layers,
-            "num_attention_heads": heads.heads,
-            "num_key_value_heads": heads.kv_heads,
-            "head_dim": heads.head_dim,
-            "max_position_embeddings": config.context,
-            "rms_norm_eps": config.epsilon,
-            "rope_theta": config.rope.theta,
-            "hidden_act": "silu",
-            "tie_word_embeddings": config.tied,
-        })
     }
 }
 
