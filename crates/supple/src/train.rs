@@ -1,9 +1,10 @@
-//! Training super-resolution networks on pictures; see [`supple_train`] for how.
+//! Training super-resolution networks on pictures, and [language models](language) on text; see [`supple_train`] for how.
 //!
 //! A high-resolution picture is cropped to a multiple of the scale and shrunk as a whole by MATLAB's bicubic on 8 bits, exactly
 //! as it is done in evaluation; training pairs are cut from both. Decoded pictures stay in memory as far as allowed.
 
 mod bench;
+pub mod language;
 mod pictures;
 
 use crate::picture::Picture;

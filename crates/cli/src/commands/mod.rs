@@ -20,4 +20,5 @@ pub mod models;
 pub mod plot;
 pub mod progress;
 pub mod train;
+mod train_language;
 pub mod upscale;

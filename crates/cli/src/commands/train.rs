@@ -8,7 +8,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Instant;
 use supple::DeviceChoice;
-use supple::train::{self, Event, Options, Progress, Recipe, TrainingPrecision};
+use supple::train::{self, Event, Options, Progress, Recipe, TrainingPrecision, language};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,6 +19,8 @@ Examples:
   supple launch -n 4 train my.toml --device cuda      on four GPUs of this machine
   supple plot runs/rlfn_s_x2                          the curves so far, as a picture
   supple upscale photo.jpg -m runs/rlfn_s_x2/weights.safetensors -s 2
+  supple train recipes/finetune.toml                  a language model, into runs/finetune/model
+  supple chat runs/finetune/model
 
 The run's folder holds metrics.jsonl, checkpoint.safetensors and weights.safetensors. Ctrl-C saves a checkpoint and ends the
 run; a run that is killed loses what came after its last checkpoint, and is the same afterwards, on a CPU bit for bit, as one
@@ -28,50 +30,67 @@ Exit status: 0 done, 1 something failed, 2 wrong usage, 130 interrupted (a check
 
 /// Train a network as a recipe says
 ///
-/// A recipe is a TOML file: network, pictures, and stages with their loss, optimiser and learning rates. docs/training.md
-/// explains every line.
+/// A recipe is a TOML file: network, pictures, and stages with their loss, optimiser and learning rates; or, with task =
+/// "language", a language model and texts. docs/training.md explains every line.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// The recipe
     #[arg(value_name = "RECIPE")]
-    recipe: PathBuf,
+    pub(super) recipe: PathBuf,
 
     /// Folder of the run [default: runs/RECIPE]
     #[arg(short, long, value_name = "DIR")]
-    output: Option<PathBuf>,
+    pub(super) output: Option<PathBuf>,
 
     /// Go on with the run in the folder
     #[arg(long)]
-    resume: bool,
+    pub(super) resume: bool,
 
     /// Where to train: auto (an NVIDIA GPU if there is one, and the CPU where that cannot), cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto, hide_default_value = true)]
-    device: DeviceChoice,
+    pub(super) device: DeviceChoice,
 
     /// What the network computes in on a GPU: f32, bf16 or f16; weights are kept in f32 [default: as the recipe says]
     #[arg(long, value_name = "TYPE")]
-    precision: Option<TrainingPrecision>,
+    pub(super) precision: Option<TrainingPrecision>,
 
     /// Tell the GPU every step kernel by kernel, and not once for all
     #[arg(long)]
-    no_graph: bool,
+    pub(super) no_graph: bool,
 
     /// Threads to use; 0: all
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = crate::commands::upscale::parse_threads)]
-    threads: usize,
+    pub(super) threads: usize,
 
     /// Print the outcome as JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 
     /// Print errors only
     #[arg(short, long)]
-    quiet: bool,
+    pub(super) quiet: bool,
+}
+
+impl Args {
+    /// How the run is done.
+    pub(super) fn options(&self) -> Options {
+        Options {
+            resume: self.resume,
+            threads: Some(self.threads).filter(|&threads| threads > 0),
+            device: self.device,
+            precision: self.precision,
+            without_graph: self.no_graph,
+        }
+    }
 }
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
+    let text = std::fs::read_to_string(&args.recipe).unwrap_or_default();
+    if language::is_language(&text) {
+        return super::train_language::run(args);
+    }
     let recipe = Recipe::open(&args.recipe).map_err(supple::Error::from)?;
     let stem = args.recipe.file_stem().unwrap_or_default();
     let folder = args.output.clone().unwrap_or_else(|| PathBuf::from("runs").join(stem));
@@ -80,19 +99,13 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     let (rank, _) = train::rank()?;
     let (quiet, json) = (args.quiet || rank > 0, args.json && rank == 0);
     let mut display = Display::new(quiet);
-    let options = Options {
-        resume: args.resume,
-        threads: Some(args.threads).filter(|&threads| threads > 0),
-        device: args.device,
-        precision: args.precision,
-        without_graph: args.no_graph,
-    };
+    let options = args.options();
     let mut last_psnr = None;
     let outcome = train::run(&recipe, &folder, options, &mut |event| {
         match event {
             Event::Step(progress, psnr) => {
                 last_psnr = psnr.or(last_psnr);
-                display.show(progress, psnr);
+                display.show(progress, psnr.map(|psnr| format!("{psnr:.3} dB")));
             }
             Event::Note(text) => display.note(text),
         }
@@ -125,16 +138,16 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
 }
 
 /// Step, loss, steps a second and time left: one line that moves on a terminal, a line now and then elsewhere.
-struct Display {
+pub(super) struct Display {
     quiet: bool,
-    bar: ProgressBar,
+    pub(super) bar: ProgressBar,
     /// When the first step of this sitting was finished, and which it was.
     began: Option<(Instant, usize)>,
     said: Instant,
 }
 
 impl Display {
-    fn new(quiet: bool) -> Display {
+    pub(super) fn new(quiet: bool) -> Display {
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden());
         if !quiet && std::io::stderr().is_terminal() {
             bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(4));
@@ -149,13 +162,14 @@ impl Display {
         Display { quiet, bar, began: None, said: Instant::now() }
     }
 
-    fn note(&self, text: &str) {
+    pub(super) fn note(&self, text: &str) {
         if !self.quiet {
             self.bar.suspend(|| say(text));
         }
     }
 
-    fn show(&mut self, progress: &Progress, psnr: Option<f64>) {
+    /// With what validation found, if there was one.
+    pub(super) fn show(&mut self, progress: &Progress, found: Option<String>) {
         let Progress { stage, stages, step, steps, done, total, loss } = *progress;
         let (began, first) = *self.began.get_or_insert((Instant::now(), done));
         let seconds = began.elapsed().as_secs_f64();
@@ -172,8 +186,9 @@ impl Display {
         self.bar.set_length(total as u64);
         self.bar.set_position(done as u64);
         self.bar.set_message(line.clone());
-        if let Some(psnr) = psnr {
-            let what = format!("stage {stage} step {step}: validation {psnr:.3} dB");
+        if let Some(found) = found {
+            let stage = if stages > 1 { format!("stage {stage} ") } else { String::new() };
+            let what = format!("{stage}step {step}: validation {found}");
             if !self.quiet {
                 self.bar.suspend(|| say(&what));
             }

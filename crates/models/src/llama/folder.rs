@@ -1,8 +1,8 @@
 //! A trainable decoder's parameters from any checkpoint, and back to a folder as Hugging Face has them.
 
-use super::config::{Config, QkNorm};
+use super::config::Config;
 use super::definition::{Definition, HEAD};
-use super::load::{Reader, deinterleaved};
+use super::load::{Reader, Source, deinterleaved};
 use crate::{Error, Network, Parameters};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -46,16 +46,15 @@ impl Definition {
         Ok(parameters)
     }
 
-    fn values(&self, read: &Reader<'_>, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
-        let conventions = read.checkpoint.conventions();
+    fn values(&self, read: &Reader<'_, Cpu>, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
         let &[rows, k] = shape else {
             let mut values = read.vector(name, shape[0])?;
-            if self.config.norm_plus_one && conventions.norms_include_one && name.ends_with("norm.weight") {
+            if self.config.norm_plus_one && read.source.norms_include_one() && name.ends_with("norm.weight") {
                 values.iter_mut().for_each(|value| *value -= 1.0);
             }
             return Ok(self.straightened(read, name, values, 1));
         };
-        let (stored, all, first) = self.stored(read.checkpoint, name, rows);
+        let (stored, all, first) = self.stored(read.source, name, rows);
         let tensor = read.matrix(&stored, all, k)?;
         let size = tensor.bytes.len() / all.max(1);
         let mut values = vec![0.0; rows * k];
@@ -68,7 +67,7 @@ impl Definition {
 
     /// The tensor that holds parameter `name` of `rows` rows, its rows, and the first of them that belong to it: Phi-3 stores some
     /// projections as one.
-    fn stored(&self, checkpoint: &Checkpoint, name: &str, rows: usize) -> (String, usize, usize) {
+    fn stored(&self, source: &dyn Source, name: &str, rows: usize) -> (String, usize, usize) {
         let (heads, wide) = (self.config.heads, self.config.intermediate);
         let (q, kv) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
         for (part, whole, all, first) in [
@@ -80,7 +79,7 @@ impl Definition {
         ] {
             if name.contains(part) && name.ends_with(".weight") {
                 let fused = name.replace(part, whole);
-                if checkpoint.contains(&fused) {
+                if source.contains(&fused) {
                     return (fused, all, first);
                 }
             }
@@ -89,9 +88,9 @@ impl Definition {
     }
 
     /// Rows of `k` values in the order of Hugging Face, where the container has rows that turn together side by side.
-    fn straightened(&self, read: &Reader<'_>, name: &str, values: Vec<f32>, k: usize) -> Vec<f32> {
+    fn straightened(&self, read: &Reader<'_, Cpu>, name: &str, values: Vec<f32>, k: usize) -> Vec<f32> {
         let turns = ["q_proj.", "k_proj."].iter().any(|part| name.contains(part));
-        if !turns || read.checkpoint.conventions().rope != RopeLayout::Interleaved {
+        if !turns || read.source.rope() != RopeLayout::Interleaved {
             return values;
         }
         let (dim, turned) = (self.config.heads.head_dim, self.config.rope.dim);
@@ -181,28 +180,6 @@ impl Definition {
         let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
         save_safetensors(&folder.join("adapter_model.safetensors"), &tensors, &metadata)?;
         write_json(&folder.join("adapter_config.json"), &config)
-    }
-
-    /// The `config.json` of a decoder of the Llama family without a file: what one that is trained from nothing is saved with.
-    pub fn llama_json(&self) -> Value {
-        let (config, heads) = (&self.config, self.config.heads);
-        let family = if config.qk_norm == QkNorm::Head { "qwen3" } else { "llama" };
-        json!({
-            "architectures": [if family == "llama" { "LlamaForCausalLM" } else { "Qwen3ForCausalLM" }],
-            "model_type": family,
-            "vocab_size": config.vocabulary,
-            "hidden_size": config.hidden,
-            "intermediate_size": config.intermediate,
-            "num_hidden_layers": config.layers,
-            "num_attention_heads": heads.heads,
-            "num_key_value_heads": heads.kv_heads,
-            "head_dim": heads.head_dim,
-            "max_position_embeddings": config.context,
-            "rms_norm_eps": config.epsilon,
-            "rope_theta": config.rope.theta,
-            "hidden_act": "silu",
-            "tie_word_embeddings": config.tied,
-        })
     }
 }
 
