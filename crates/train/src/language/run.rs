@@ -63,6 +63,7 @@ pub struct LanguageOutcome {
 /// # Errors
 /// If the folder holds a run already (or none to resume), the corpus does not fit the model, files cannot be written, or the loss
 /// is no longer a number; the last checkpoint stays.
+#[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "graphs are for GPUs"))]
 pub fn train_language(
     task: LanguageTask<'_>,
     folder: &Path,
