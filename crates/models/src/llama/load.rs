@@ -105,7 +105,8 @@ impl<M, L> Parts<M, L> {
         } else {
             Some(whole(read.linear("lm_head.weight", config.vocabulary, hidden)?)?)
         };
-        let layers = (0..config.layers).map(|index| place(&config, read.layer(index)?)).collect::<Result<_, Error>>()?;
+        let layers =
+            (0..config.layers).map(|index| place(&config, read.layer(index)?)).collect::<Result<_, Error>>()?;
         let norm = read.norm("model.norm.weight", hidden)?;
         let context = context.unwrap_or(config.context);
         let divisors = read.divisors(context)?;
