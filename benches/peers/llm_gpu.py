@@ -170,13 +170,13 @@ def main():
     parser.add_argument("--mode", default="default", help="default or max-autotune-no-cudagraphs; steps are graphs in any case")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    formats = args.formats.split(",")
+    formats = [format for format in args.formats.split(",") if format]
     columns = {f"Supple {format}": supple(args, format) for format in formats}
     columns = {f"PyTorch {torch.__version__} bf16, {args.mode}": pytorch(args), **columns}
     print(f"{args.shape}, random weights, {torch.cuda.get_device_name()}; tokens a second\n")
     print("| | " + " | ".join(columns) + " |\n|---" + "|---:" * len(columns) + "|")
     for test in next(iter(columns.values())):
-        print(f"| {test} | " + " | ".join(f"{column[test]:.1f}" for column in columns.values()) + " |")
+        print(f"| {test} | " + " | ".join(f"{column[test]:.0f}" for column in columns.values()) + " |")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@
 // | 16-bit floats | for each 32 columns, 16 bytes a lane of rows 0-7, then of rows 8-15 |
 // | scales | 16 bytes a row, as the format has them |
 //
-// Integers times integer scales are exact in f16 (of Q6_K within 2^-12), sums are f32, and scales of blocks are applied to those.
+// Integers are exact in f16 (times the scales of Q6_K within 2^-12), sums are f32, and scales are applied to those.
 #pragma once
 #include "mma.cuh"
 
@@ -68,13 +68,17 @@ __device__ inline SixBits mins_of(const uint4 &v) {
   return {v.z & 0x3f3f3f3fu, ((v.w >> 4) & 0x0f0f0f0fu) | ((v.z >> 2) & 0x30303030u)};
 }
 
-// What formats say: columns and bytes of a tile; the 16-bit type of products; whether sums of 32 columns are scaled by themselves, or
-// those of the tile; whether there are minima. `Raw` is what a lane loads of a tile.
+// What is scaled: nothing, sums of a tile, sums of 32 columns, or both.
+enum Scaling { PLAIN, BY_TILE, BY_32, BY_BOTH };
+
+// What formats say: columns and bytes of a tile; the 16-bit type of products; what is scaled; whether there are minima, which are
+// products of a constant row with the activations. `Raw` is what a lane loads of a tile.
 
 template <class E> struct Dense {
   using T = E;
   static constexpr int K = 128, TILE = 16 * K * 2;
-  static constexpr bool SCALED = false, BY_32 = false, MINS = false;
+  static constexpr Scaling SCALING = PLAIN;
+  static constexpr bool MINS = false;
   struct Raw {
     uint4 v[8];
     __device__ void load(const uint8_t *tile, int lane) {
@@ -87,7 +91,8 @@ template <class E> struct Dense {
       o.a[0][1] = second.x, o.a[0][3] = second.y, o.a[1][1] = second.z, o.a[1][3] = second.w;
     }
     __device__ float2 scale(int) const { return {1.0f, 1.0f}; }
-    __device__ float2 min(int) const { return {}; }
+    __device__ float2 tile_scale() const { return {1.0f, 1.0f}; }
+    __device__ uint2 min(int) const { return {}; }
     __device__ float2 min_factor() const { return {}; }
   };
   // Eight adjacent values of a row, from column 32 b + 8 c on.
@@ -100,7 +105,8 @@ template <class E> struct Dense {
 template <bool MIN> struct Four {
   using T = f16;
   static constexpr int K = 256, TILE = 2048 + 256 * (1 + MIN);
-  static constexpr bool SCALED = true, BY_32 = true, MINS = MIN;
+  static constexpr Scaling SCALING = BY_32;
+  static constexpr bool MINS = MIN;
   struct Raw {
     uint4 v[4], d[2], m[2];
     __device__ void load(const uint8_t *tile, int lane) {
@@ -114,7 +120,11 @@ template <bool MIN> struct Four {
     }
     __device__ void operand(int b, int, Operand &o) const { nibbles_less(v[b / 2], b, MIN ? 0.0f : 8.0f, o); }
     __device__ float2 scale(int b) const { return {half_of(d[0], b), half_of(d[1], b)}; }
-    __device__ float2 min(int b) const { return {half_of(m[0], b), half_of(m[1], b)}; }
+    __device__ float2 tile_scale() const { return {1.0f, 1.0f}; }
+    __device__ uint2 min(int b) const {
+      const uint32_t which = b % 2 ? 0x3232 : 0x1010;
+      return {__byte_perm(word_of(m[0], b / 2), 0, which), __byte_perm(word_of(m[1], b / 2), 0, which)};
+    }
     __device__ float2 min_factor() const { return {1.0f, 1.0f}; }
   };
   static __device__ void values(const uint8_t *tile, int row, int b, int c, float (&out)[8]) {
@@ -132,7 +142,8 @@ template <bool MIN> struct Four {
 struct Q8_0 {
   using T = f16;
   static constexpr int K = 256, TILE = 4096 + 256;
-  static constexpr bool SCALED = true, BY_32 = true, MINS = false;
+  static constexpr Scaling SCALING = BY_32;
+  static constexpr bool MINS = false;
   struct Raw {
     uint4 v[8], d[2];
     __device__ void load(const uint8_t *tile, int lane) {
@@ -152,7 +163,8 @@ struct Q8_0 {
         }
     }
     __device__ float2 scale(int b) const { return {half_of(d[0], b), half_of(d[1], b)}; }
-    __device__ float2 min(int) const { return {}; }
+    __device__ float2 tile_scale() const { return {1.0f, 1.0f}; }
+    __device__ uint2 min(int) const { return {}; }
     __device__ float2 min_factor() const { return {}; }
   };
   static __device__ void values(const uint8_t *tile, int row, int b, int c, float (&out)[8]) {
@@ -165,7 +177,8 @@ struct Q8_0 {
 struct Q4_K {
   using T = f16;
   static constexpr int K = 256, TILE = 2048 + 256;
-  static constexpr bool SCALED = true, BY_32 = false, MINS = true;
+  static constexpr Scaling SCALING = BY_BOTH;
+  static constexpr bool MINS = true;
   struct Raw {
     uint4 v[4], s[2];
     __device__ void load(const uint8_t *tile, int lane) {
@@ -174,25 +187,27 @@ struct Q4_K {
 #pragma unroll
       for (int h = 0; h < 2; h++) s[h] = load_once(tile + 2048 + (lane / 4 + 8 * h) * 16);
     }
+    // Integers as they are: as f16 they are so many times 2^-24, which tensor cores multiply exactly.
     __device__ void operand(int b, int, Operand &o) const {
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-        const __half2 by = __hadd2(byte_pair(scales_of(s[h]).word(b), b % 4), twice(-1024.0f));
-        const __half2 sixteenth = __hmul2(by, twice(0.0625f)), down = __hmul2(by, twice(-1024.0f));
-        const __half2 less = __hmul2(by, twice(-64.0f));
-        nibble_pairs(word_of(v[b / 2], b % 2 * 2 + h), o, h,
-                     [&](__half2 v, bool odd) { return odd ? __hfma2(v, sixteenth, less) : __hfma2(v, by, down); });
+        const uint32_t word = word_of(v[b / 2], b % 2 * 2 + h);
+#pragma unroll
+        for (int p = 0; p < 4; p++) o.a[p / 2][h + p % 2 * 2] = (word >> (4 * p)) & 0x000f000fu;
       }
     }
-    __device__ float2 scale(int) const { return {half_of(s[0], 0), half_of(s[1], 0)}; }
-    __device__ float2 min(int b) const {
-      float m[2];
+    __device__ float2 scale(int b) const {
+      float by[2];
 #pragma unroll
       for (int h = 0; h < 2; h++)
-        m[h] = __uint_as_float(__byte_perm(mins_of(s[h]).word(b), 0x4b000000u, 0x7440 | b % 4)) - 8388608.0f;
-      return {m[0], m[1]};
+        by[h] = __uint_as_float(__byte_perm(scales_of(s[h]).word(b), 0x4b000000u, 0x7440 | b % 4)) - 8388608.0f;
+      return {by[0], by[1]};
     }
-    __device__ float2 min_factor() const { return {-half_of(s[0], 1), -half_of(s[1], 1)}; }
+    __device__ float2 tile_scale() const { return {half_of(s[0], 0) * 16777216.0f, half_of(s[1], 0) * 16777216.0f}; }
+    __device__ uint2 min(int b) const {
+      return {__byte_perm(mins_of(s[0]).word(b), 0, 0x4040 | b % 4 * 0x0101), __byte_perm(mins_of(s[1]).word(b), 0, 0x4040 | b % 4 * 0x0101)};
+    }
+    __device__ float2 min_factor() const { return {-half_of(s[0], 1) * 16777216.0f, -half_of(s[1], 1) * 16777216.0f}; }
   };
   static __device__ void values(const uint8_t *tile, int row, int b, int c, float (&out)[8]) {
     const uint32_t word =
@@ -207,7 +222,8 @@ struct Q4_K {
 struct Q6_K {
   using T = f16;
   static constexpr int K = 256, TILE = 2048 + 1024 + 256 + 32;
-  static constexpr bool SCALED = true, BY_32 = false, MINS = false;
+  static constexpr Scaling SCALING = BY_TILE;
+  static constexpr bool MINS = false;
   struct Raw {
     uint4 v[4], h[2], s[2];
     uint16_t d[2];
@@ -238,10 +254,11 @@ struct Q6_K {
         }
       }
     }
-    __device__ float2 scale(int) const {
+    __device__ float2 scale(int) const { return {1.0f, 1.0f}; }
+    __device__ float2 tile_scale() const {
       return {__half2float(__ushort_as_half(d[0])), __half2float(__ushort_as_half(d[1]))};
     }
-    __device__ float2 min(int) const { return {}; }
+    __device__ uint2 min(int) const { return {}; }
     __device__ float2 min_factor() const { return {}; }
   };
   static __device__ void values(const uint8_t *tile, int row, int b, int c, float (&out)[8]) {

@@ -34,51 +34,48 @@ template <class F, int NT>
 __device__ __forceinline__ void accumulate(float (&acc)[NT][4], const typename F::Raw &raw, const typename F::T *(&x)[NT],
                                            int column, int c) {
   using T = typename F::T;
-  float sum[F::SCALED && !F::BY_32 ? NT : 1][4] = {}, low[F::MINS ? NT : 1][4] = {};
-  const uint32_t one = pack2(T(), 1.0f, 1.0f), ones[4] = {one, one, one, one};
+  constexpr bool SUMS = F::SCALING == BY_TILE || F::SCALING == BY_BOTH, PARTS = F::SCALING == BY_32 || F::SCALING == BY_BOTH;
+  float sum[SUMS ? NT : 1][4] = {}, low[F::MINS ? NT : 1][4] = {};
 #pragma unroll
   for (int b = 0; b < F::K / 32; b++) {
     Operand o;
     raw.operand(b, c, o);
-    const float2 scale = F::BY_32 ? raw.scale(b) : float2{}, min = raw.min(b);
+    const float2 scale = raw.scale(b);
+    const uint2 min = raw.min(b);
+    const uint32_t mins[4] = {min.x, min.y, min.x, min.y};
 #pragma unroll
     for (int n = 0; n < NT; n++) {
-      const uint4 v = x[n] ? *reinterpret_cast<const uint4 *>(x[n] + column + 32 * b) : uint4{};
-      if (!F::SCALED) {
-        mma(T(), acc[n], o.a[0], v.x, v.y);
-        mma(T(), acc[n], o.a[1], v.z, v.w);
-      } else if (F::BY_32) {
+      const uint4 v = *reinterpret_cast<const uint4 *>(x[n] + column + 32 * b);
+      float(&to)[4] = SUMS ? sum[SUMS ? n : 0] : acc[n];
+      if (PARTS) {
         float part[4] = {};
         mma(T(), part, o.a[0], v.x, v.y);
         mma(T(), part, o.a[1], v.z, v.w);
 #pragma unroll
-        for (int e = 0; e < 4; e++) acc[n][e] = fmaf(e < 2 ? scale.x : scale.y, part[e], acc[n][e]);
+        for (int e = 0; e < 4; e++) to[e] = fmaf(e < 2 ? scale.x : scale.y, part[e], to[e]);
       } else {
-        mma(T(), sum[n], o.a[0], v.x, v.y);
-        mma(T(), sum[n], o.a[1], v.z, v.w);
+        mma(T(), to, o.a[0], v.x, v.y);
+        mma(T(), to, o.a[1], v.z, v.w);
       }
       if (F::MINS) {
-        float total[4] = {};
-        mma(T(), total, ones, v.x, v.y);
-        mma(T(), total, ones, v.z, v.w);
-#pragma unroll
-        for (int e = 0; e < 4; e++) low[n][e] = fmaf(e < 2 ? min.x : min.y, total[e], low[n][e]);
+        mma(T(), low[F::MINS ? n : 0], mins, v.x, v.y);
+        mma(T(), low[F::MINS ? n : 0], mins, v.z, v.w);
       }
     }
   }
-  if (F::SCALED && !F::BY_32) {
-    const float2 scale = raw.scale(0);
+  if (SUMS) {
+    const float2 scale = raw.tile_scale();
 #pragma unroll
     for (int n = 0; n < NT; n++)
 #pragma unroll
-      for (int e = 0; e < 4; e++) acc[n][e] = fmaf(e < 2 ? scale.x : scale.y, sum[n][e], acc[n][e]);
+      for (int e = 0; e < 4; e++) acc[n][e] = fmaf(e < 2 ? scale.x : scale.y, sum[SUMS ? n : 0][e], acc[n][e]);
   }
   if (F::MINS) {
     const float2 factor = raw.min_factor();
 #pragma unroll
     for (int n = 0; n < NT; n++)
 #pragma unroll
-      for (int e = 0; e < 4; e++) acc[n][e] = fmaf(e < 2 ? factor.x : factor.y, low[n][e], acc[n][e]);
+      for (int e = 0; e < 4; e++) acc[n][e] = fmaf(e < 2 ? factor.x : factor.y, low[F::MINS ? n : 0][e], acc[n][e]);
   }
 }
 
@@ -96,8 +93,9 @@ template <class F, int NT> __device__ __forceinline__ void product(const Product
   const T *x[NT];
 #pragma unroll
   for (int n = 0; n < NT; n++) {
-    const int token = n * 8 + lane / 4;
-    x[n] = token < p.tokens ? static_cast<const T *>(p.x) + int64_t(token) * p.x_row + 8 * c : nullptr;
+    // What the last token stands in for is never stored.
+    const int token = min(n * 8 + lane / 4, p.tokens - 1);
+    x[n] = static_cast<const T *>(p.x) + int64_t(token) * p.x_row + 8 * c;
   }
   float acc[NT][4] = {};
   for (int t = first; t < last; t += 2) {

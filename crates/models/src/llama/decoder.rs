@@ -31,7 +31,7 @@ impl<'a> Weights<'a> {
 #[derive(Debug)]
 pub enum Decoder {
     /// On the CPU.
-    Cpu(Llama),
+    Cpu(Box<Llama>),
     /// On an NVIDIA GPU.
     #[cfg(feature = "cuda")]
     Gpu(Box<GpuLlama>),
@@ -41,7 +41,7 @@ pub enum Decoder {
 #[derive(Debug)]
 pub enum State {
     /// On the CPU.
-    Cpu(Cache, Workspace),
+    Cpu(Box<(Cache, Workspace)>),
     /// On an NVIDIA GPU.
     #[cfg(feature = "cuda")]
     Gpu(Box<GpuState>),
@@ -49,7 +49,7 @@ pub enum State {
 
 impl From<Cache> for State {
     fn from(cache: Cache) -> State {
-        State::Cpu(cache, Workspace::new())
+        State::Cpu(Box::new((cache, Workspace::new())))
     }
 }
 
@@ -73,7 +73,10 @@ impl Forward for Llama {
 
     fn forward<'s>(&self, state: &'s mut State, inputs: &mut [Input<'_>]) -> Result<&'s [f32], Error> {
         match state {
-            State::Cpu(cache, work) => self.forward(cache, work, inputs),
+            State::Cpu(parts) => {
+                let (cache, work) = &mut **parts;
+                self.forward(cache, work, inputs)
+            }
             #[cfg(feature = "cuda")]
             State::Gpu(_) => Err(Error::OtherDevice),
         }
@@ -87,7 +90,7 @@ impl Forward for Decoder {
 
     fn forward<'s>(&self, state: &'s mut State, inputs: &mut [Input<'_>]) -> Result<&'s [f32], Error> {
         match self {
-            Decoder::Cpu(model) => Forward::forward(model, state, inputs),
+            Decoder::Cpu(model) => Forward::forward(&**model, state, inputs),
             #[cfg(feature = "cuda")]
             Decoder::Gpu(model) => Forward::forward(&**model, state, inputs),
         }
@@ -98,7 +101,7 @@ impl State {
     /// The logits of the last pass.
     pub fn logits(&self) -> &[f32] {
         match self {
-            State::Cpu(_, work) => work.logits(),
+            State::Cpu(parts) => parts.1.logits(),
             #[cfg(feature = "cuda")]
             State::Gpu(state) => state.logits(),
         }
@@ -107,7 +110,7 @@ impl State {
     /// Pages that sequences hold.
     pub fn pages_in_use(&self) -> usize {
         match self {
-            State::Cpu(cache, _) => cache.pages_in_use(),
+            State::Cpu(parts) => parts.0.pages_in_use(),
             #[cfg(feature = "cuda")]
             State::Gpu(state) => state.pages_in_use(),
         }
@@ -116,7 +119,7 @@ impl State {
     /// A second sequence with the first `len` tokens of `sequence`, whose pages it shares.
     pub fn fork(&mut self, sequence: &Sequence, len: usize) -> Sequence {
         match self {
-            State::Cpu(cache, _) => cache.fork(sequence, len),
+            State::Cpu(parts) => parts.0.fork(sequence, len),
             #[cfg(feature = "cuda")]
             State::Gpu(state) => state.fork(sequence, len),
         }
@@ -125,7 +128,7 @@ impl State {
     /// Forgets all but the first `len` tokens.
     pub fn truncate(&mut self, sequence: &mut Sequence, len: usize) {
         match self {
-            State::Cpu(cache, _) => cache.truncate(sequence, len),
+            State::Cpu(parts) => parts.0.truncate(sequence, len),
             #[cfg(feature = "cuda")]
             State::Gpu(state) => state.truncate(sequence, len),
         }
@@ -143,7 +146,7 @@ impl Decoder {
     /// # Errors
     /// As [`Llama::load`].
     pub fn load(cpu: &Cpu, weights: Weights<'_>, context: Option<usize>) -> Result<Decoder, Error> {
-        Ok(Decoder::Cpu(Llama::load_from(cpu, weights.source(), context)?))
+        Ok(Decoder::Cpu(Box::new(Llama::load_from(cpu, weights.source(), context)?)))
     }
 
     /// Loads a decoder for a device, matrix by matrix; as [`Llama::load`].

@@ -208,7 +208,7 @@ fn prompts(args: &Args, on_gpu: bool) -> &[usize] {
 }
 
 fn tests(args: &Args, on_gpu: bool) -> Vec<Test> {
-    let batches = match (&args.batch[..], on_gpu) {
+    let batches: &[u16] = match (&args.batch[..], on_gpu) {
         ([], true) => &[1, 8, 64],
         ([], false) => &[1],
         (batches, _) => batches,

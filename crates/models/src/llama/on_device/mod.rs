@@ -181,14 +181,8 @@ fn place(target: &Target<'_>, config: &Config, heads: Heads, layer: Layer<Raw>) 
     };
     // The mean of squares is that of more elements: root(sum / has + epsilon · had / has) = root(had / has) · root(sum / had + epsilon).
     let factor = (had as f32 / has as f32).sqrt();
-    let qk_norm = [&layer.q_norm, &layer.k_norm].map(|norm| target.vector(&pad(norm, factor)));
-    let qk_norm = match qk_norm {
-        [Ok(Some(q)), Ok(Some(k))] => Some([q, k]),
-        [q, k] => {
-            (q?, k?);
-            None
-        }
-    };
+    let norm = |weights: &[f32]| target.vector(&pad(weights, factor));
+    let qk_norm = norm(&layer.q_norm)?.zip(norm(&layer.k_norm)?).map(|(q, k)| [q, k]);
     let widths = [heads.heads, heads.kv_heads, heads.kv_heads].map(|count| count * has);
     let bias = if layer.biases.iter().all(Vec::is_empty) {
         None
