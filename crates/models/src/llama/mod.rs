@@ -29,6 +29,7 @@ pub use forward::{Input, Wanted, Workspace};
 pub use linear::Linear;
 pub use rope::{Rope, Scaling};
 pub use supple_tensor::kernels::low_bit::Format;
+pub use supple_tensor::kernels::paged_attention::FORMATS as CACHE_FORMATS;
 
 use rope::Frequencies;
 use supple_tensor::Cpu;

@@ -7,8 +7,8 @@ use super::tokenizer::{EncodeOptions, Tokenizer};
 use crate::Error;
 use std::path::Path;
 use std::time::{Duration, Instant};
-pub use supple_models::llama::Wanted;
-use supple_models::llama::{Cache, Format, Input, Llama, Sequence, Workspace};
+pub use supple_models::llama::{CACHE_FORMATS, Format, Wanted};
+use supple_models::llama::{Cache, Input, Llama, Sequence, Workspace};
 use supple_tensor::Cpu;
 use supple_weights::checkpoint::Checkpoint;
 
@@ -24,8 +24,8 @@ pub struct OpenOptions {
     pub threads: Option<usize>,
     /// Most tokens of prompt and answer together; the model's own length, at most [`DEFAULT_CONTEXT`], if not given.
     pub context: Option<usize>,
-    /// Keys and values in 32 bits, not 16.
-    pub exact_cache: bool,
+    /// How keys and values are kept, one of [`CACHE_FORMATS`]; `F16` if not given.
+    pub cache: Option<Format>,
 }
 
 /// A language model with its tokeniser. `Send` and `Sync`; sessions share it.
@@ -165,7 +165,10 @@ impl TextGenerator {
         }
         let model = Llama::load(cpu, checkpoint, options.context)?;
         let context = options.context.unwrap_or_else(|| model.config().context.min(DEFAULT_CONTEXT));
-        let format = if options.exact_cache { Format::F32 } else { Format::F16 };
+        let format = options.cache.unwrap_or(Format::F16);
+        if !CACHE_FORMATS.contains(&format) {
+            return Err(Error::BadOption(format!("keys and values as {}", format.name())));
+        }
         Ok(TextGenerator { model, tokenizer, template, context, format, load_time: start.elapsed() })
     }
 

@@ -1,13 +1,14 @@
 //! `supple bench llm`: how fast a language model runs on this machine.
 
 use crate::commands::download;
+use crate::commands::language_model::cache_type;
 use crate::interrupt;
 use crate::report::{Exit, show, show_json, table};
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Instant;
 use supple::memory;
-use supple::text::generate::{OpenOptions, Session, TextGenerator, Wanted};
+use supple::text::generate::{Format, OpenOptions, Session, TextGenerator, Wanted};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -16,7 +17,8 @@ Examples:
   supple bench llm model.gguf -p 128,2048 -n 32 -r 10
 
 pp512: 512 tokens of a prompt are taken in at once; tg128: 128 tokens are generated one by one, from an empty context. Tokens
-are made up. Medians of the rounds, after one that does not count.";
+are made up. Medians of the rounds, after one that does not count. GB/s: weights that tokens read, and how much that is of the rate
+at which the same threads read 256 MiB of memory.";
 
 /// Measure the speed of language models: tokens a second, of a prompt and of an answer
 #[derive(Debug, clap::Args)]
@@ -37,6 +39,10 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Vec<u16>,
 
+    /// Keep keys and values as f32, f16, bf16, q8 or q4
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = cache_type)]
+    cache_type: Format,
+
     /// Rounds that count
     #[arg(short, long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -54,11 +60,12 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         if args.threads.is_empty() { vec![None] } else { args.threads.iter().map(|&t| Some(t.into())).collect() };
     let longest = args.prompt.iter().chain(&args.generate).copied().max().unwrap_or(0).max(1);
     let (mut rows, mut results) = (Vec::new(), Vec::new());
-    rows.push(["test", "threads", "tokens/s", "fastest", "GB/s", "GMAC/s"].map(str::to_owned));
+    rows.push(["test", "threads", "tokens/s", "fastest", "GB/s", "of memory", "GMAC/s"].map(str::to_owned));
     for threads in threads {
-        let options = OpenOptions { threads, context: Some(longest), exact_cache: false };
+        let options = OpenOptions { threads, context: Some(longest), cache: Some(args.cache_type) };
         let generator = TextGenerator::open(&file, options)?;
         let model = generator.model();
+        let memory_rate = memory::read_rate(model.cpu()) / 1e9;
         let tests = args.prompt.iter().map(|&n| (true, n)).chain(args.generate.iter().map(|&n| (false, n)));
         for (prompt, count) in tests.filter(|test| test.1 > 0) {
             let mut rates = Vec::new();
@@ -84,8 +91,9 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
             let used = model.cpu().threads();
             results.push(json!({
                 "test": name, "threads": used, "tokens_per_second": rate, "fastest": fastest, "rounds": args.rounds,
-                "weights_gb_per_second": gbytes, "gmac_per_second": gmacs,
+                "weights_gb_per_second": gbytes, "memory_gb_per_second": memory_rate, "gmac_per_second": gmacs,
             }));
+            let share = gbytes.map_or_else(|| "-".to_owned(), |rate| format!("{:.0} %", 100.0 * rate / memory_rate));
             let gbytes = gbytes.map_or_else(|| "-".to_owned(), |gbytes| format!("{gbytes:.1}"));
             rows.push([
                 name,
@@ -93,6 +101,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
                 format!("{rate:.1}"),
                 format!("{fastest:.1}"),
                 gbytes,
+                share,
                 format!("{gmacs:.1}"),
             ]);
         }
