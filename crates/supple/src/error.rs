@@ -258,6 +258,9 @@ impl Error {
             Error::Train(error) => error.hint()?,
             #[cfg(feature = "hub")]
             Error::Hub(error) => error.hint()?,
+            Error::Weights(supple_weights::Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                "check the path".into()
+            }
             Error::NotAPicture { .. } => format!("known formats: {}", PictureFormat::readable_names()),
             Error::Truncated { .. } => "copy or download the file again".into(),
             Error::TooManyPixels { width, height, .. } => {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of memory that this process may use: the machine's, or less if a control group says so.
 pub fn total() -> u64 {
@@ -16,6 +17,31 @@ pub fn total() -> u64 {
 /// The most memory that the process has had in use so far, in bytes, where the system tells.
 pub fn peak() -> Option<u64> {
     field(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
+}
+
+/// Bytes a second at which the threads of `cpu` read memory together: the best of a few rounds over 256 MiB.
+pub fn read_rate(cpu: &crate::Cpu) -> f64 {
+    const WORDS: usize = 32 << 20;
+    const PART: usize = 1 << 15;
+    let memory = vec![1u64; WORDS];
+    let mut best = f64::INFINITY;
+    for _ in 0..5 {
+        let start = std::time::Instant::now();
+        let total = AtomicU64::new(0);
+        cpu.pool.run(cpu.threads(), &|task, _| {
+            let own = WORDS / cpu.threads() * task..WORDS / cpu.threads() * (task + 1);
+            let mut sums = [0u64; 16];
+            for part in memory[own].chunks_exact(PART) {
+                for words in part.as_chunks::<16>().0 {
+                    sums.iter_mut().zip(words).for_each(|(sum, word)| *sum = sum.wrapping_add(*word));
+                }
+            }
+            total.fetch_add(sums.iter().sum(), Ordering::Relaxed);
+        });
+        std::hint::black_box(total.into_inner());
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    (8 * WORDS) as f64 / best
 }
 
 fn machine_memory() -> Option<u64> {
@@ -46,6 +72,12 @@ fn group_limits() -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_read_at_a_rate_that_machines_have() {
+        let rate = read_rate(&crate::Cpu::new(crate::Isa::detect(), 2));
+        assert!((1e7..1e13).contains(&rate), "{rate}");
+    }
 
     #[test]
     fn fields_are_read_in_bytes() {

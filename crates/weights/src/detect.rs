@@ -45,7 +45,11 @@ pub(crate) fn detect(file: &str, bytes: &[u8]) -> Result<Format, Error> {
             hint: "load it in Python and save the state_dict with torch.save, or convert it to safetensors",
         });
     }
-    Err(Error::UnknownFormat { file: file(), found: describe(bytes).to_string() })
+    Err(Error::UnknownFormat {
+        file: file(),
+        wanted: "safetensors or a PyTorch checkpoint",
+        found: describe(bytes).to_string(),
+    })
 }
 
 /// What bytes that are no weights look like.

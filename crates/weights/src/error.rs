@@ -29,10 +29,12 @@ pub enum Error {
     },
 
     /// The content is no weight format that we know.
-    #[error("{file}: wanted safetensors or a PyTorch checkpoint, found {found}")]
+    #[error("{file}: wanted {wanted}, found {found}")]
     UnknownFormat {
         /// The file.
         file: String,
+        /// What can be read here.
+        wanted: &'static str,
         /// What the first bytes look like: "an HTML page", "a PNG image", ...
         found: String,
     },

@@ -1,6 +1,7 @@
 //! `supple chat`: a conversation with a language model.
 
-use super::language_model::{Choice, Compute, speeds};
+use super::history::History;
+use super::language_model::{self, Choice, Compute, speeds};
 use crate::interrupt;
 use crate::report::{Exit, message, say, show};
 use anyhow::Context;
@@ -17,7 +18,8 @@ Examples:
   echo 'Name three rivers.' | supple chat model.gguf        each line of standard input is a turn
 
 While it runs: arrow keys go through what was written before; a line that ends with \\ goes on in the next; Ctrl-C stops an
-answer, Ctrl-D ends. /help names the commands.";
+answer, Ctrl-D ends. /help names the commands. What was written is kept for the next conversation; SUPPLE_HISTORY names
+another file, or none if it is empty.";
 
 const HELP: &str = "\
 /help            this
@@ -35,7 +37,7 @@ const HELP: &str = "\
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// GGUF file, Hugging Face folder, or hf:owner/name
-    model: PathBuf,
+    model: Option<PathBuf>,
 
     /// What the model is told first
     #[arg(long, value_name = "TEXT")]
@@ -65,7 +67,8 @@ struct Conversation<'a> {
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
     args.choice.sampling().check()?;
-    let generator = args.compute.open(&args.model)?;
+    let model = language_model::given(args.model.as_deref(), "supple chat")?;
+    let generator = args.compute.open(model)?;
     let mut conversation = Conversation {
         args,
         generator: &generator,
@@ -88,13 +91,19 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         return Ok(Exit::Done);
     }
     let seconds = generator.load_time().as_secs_f64();
-    say(&format!("{}, loaded in {seconds:.2} s. /help names the commands, Ctrl-D ends.", args.model.display()));
+    say(&format!("{}, loaded in {seconds:.2} s. /help names the commands, Ctrl-D ends.", model.display()));
     let mut editor = rustyline::DefaultEditor::new().context("the terminal")?;
+    let history = History::of_user();
+    for entry in history.entries() {
+        let _ = editor.add_history_entry(entry);
+    }
     loop {
         match read(&mut editor) {
             Ok(line) if line.trim().is_empty() => {}
             Ok(line) => {
-                let _ = editor.add_history_entry(line.as_str());
+                if editor.add_history_entry(line.as_str()).unwrap_or(false) {
+                    history.add(&line);
+                }
                 match conversation.turn(&line) {
                     Ok(true) => {}
                     Ok(false) => return Ok(Exit::Done),

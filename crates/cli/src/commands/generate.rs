@@ -1,6 +1,6 @@
 //! `supple generate`: text that goes on from a prompt.
 
-use super::language_model::{Choice, Compute, speeds};
+use super::language_model::{self, Choice, Compute, speeds};
 use crate::interrupt;
 use crate::report::{Exit, Problem, say, show, show_json};
 use serde_json::json;
@@ -25,7 +25,7 @@ The text alone goes to standard output.";
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// GGUF file, Hugging Face folder, or hf:owner/name
-    model: PathBuf,
+    model: Option<PathBuf>,
 
     /// Text to go on from [default: standard input]
     prompt: Option<String>,
@@ -69,6 +69,7 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
     let sampling = args.choice.sampling();
     sampling.check()?;
+    let model = language_model::given(args.model.as_deref(), "supple generate")?;
     let prompt = match &args.prompt {
         Some(prompt) => prompt.clone(),
         None => {
@@ -77,7 +78,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
             String::from_utf8(bytes).map_err(|_| Problem::usage("the prompt on standard input is not UTF-8"))?
         }
     };
-    let generator = args.compute.open(&args.model)?;
+    let generator = args.compute.open(model)?;
     let tokens = if args.chat {
         let system = args.system.iter().map(|text| Message::new("system", text));
         generator.encode_chat(&system.chain([Message::new("user", &prompt)]).collect::<Vec<_>>())?

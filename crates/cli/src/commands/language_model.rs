@@ -1,11 +1,14 @@
 //! Options that commands with language models share.
 
 use super::download;
-use crate::report::say;
+use crate::report::{Problem, say};
 use std::path::{Path, PathBuf};
 use supple::DeviceChoice;
-use supple::text::generate::{Generated, OpenOptions, TextGenerator};
+use supple::text::generate::{CACHE_FORMATS, Format, Generated, OpenOptions, TextGenerator};
 use supple::text::sampling::Sampling;
+
+/// A small model that talks, under a licence that lets anyone use it.
+const EXAMPLE_MODEL: &str = "hf:HuggingFaceTB/SmolLM2-135M-Instruct";
 
 /// Which model, and what it runs with.
 #[derive(Debug, clap::Args)]
@@ -22,9 +25,9 @@ pub struct Compute {
     #[arg(short, long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
 
-    /// Keep keys and values in 32 bits, not 16; on the CPU
-    #[arg(long)]
-    pub exact_cache: bool,
+    /// Keep keys and values as f32, f16, bf16, q8 (half of f16's memory) or q4 (a quarter); a GPU takes f16
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = cache_type)]
+    pub cache_type: Format,
 }
 
 impl Compute {
@@ -33,7 +36,7 @@ impl Compute {
         let options = OpenOptions {
             threads: self.threads.map(usize::from),
             context: self.context.map(|context| context as usize),
-            exact_cache: self.exact_cache,
+            cache: Some(self.cache_type),
             device: self.device,
         };
         let generator = TextGenerator::open(&download::located(model)?, options)?;
@@ -42,6 +45,22 @@ impl Compute {
         }
         Ok(generator)
     }
+}
+
+/// The model that a command was given. None is bundled: without one the hint says how to get one.
+pub fn given<'a>(model: Option<&'a Path>, command: &str) -> anyhow::Result<&'a Path> {
+    model.ok_or_else(|| {
+        let hint = format!("{command} {EXAMPLE_MODEL} downloads a small one (270 MB); or name a GGUF file or a folder");
+        Problem::usage("no model given, and none is bundled").hint(hint).into()
+    })
+}
+
+/// The format of a cache: its name, or that without what follows an underscore.
+pub fn cache_type(text: &str) -> Result<Format, String> {
+    let known = CACHE_FORMATS.map(|format| (format, format.name().to_lowercase()));
+    let short = |name: &str| name.split('_').next() == Some(text);
+    let found = known.iter().find(|(_, name)| name.eq_ignore_ascii_case(text) || short(name));
+    found.map(|row| row.0).ok_or_else(|| format!("expected one of {}", known.map(|row| row.1).join(", ")))
 }
 
 /// How tokens are chosen.

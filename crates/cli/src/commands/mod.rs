@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod download;
 pub mod eval;
 pub mod generate;
+mod history;
 pub mod inputs;
 pub mod inspect;
 pub mod language_model;

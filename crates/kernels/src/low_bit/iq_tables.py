@@ -59,7 +59,7 @@ def quantised():
     values[1] *= 1e-6
     values[2] = 0
     values[3] = np.abs(values[3]) * 1000
-    out = values.tobytes() + b"".join(quants.quantize(values, T[name]).tobytes() for name in ("Q8_0", "Q4_0", "Q4_1"))
+    out = values.tobytes() + b"".join(quants.quantize(values, T[name]).tobytes() for name in ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"))
     (HERE / "quantise_golden.bin").write_bytes(out)
 
 

@@ -11,7 +11,7 @@
 //! result does not depend on its neighbours, nor on threads.
 //!
 //! [`DenseMatrix`] is the same for `F32`, `F16` and `BF16`, with floats for activations. [`iq`] reads the rest of GGUF's formats,
-//! [`quantise`] writes some.
+//! [`quantise`] and [`quantise_k`] write some.
 
 mod activations;
 mod dense;
@@ -22,6 +22,7 @@ mod layout;
 mod matrix;
 mod product;
 pub mod quantise;
+pub mod quantise_k;
 #[cfg(test)]
 mod tests;
 mod tile;
@@ -32,4 +33,4 @@ pub use dense::{DenseJob, DenseMatrix, multiply_dense};
 pub use formats::{Block, Format, IQ4_VALUES, dequantise, f16_to_f32, f32_to_f16};
 pub use matrix::Matrix;
 pub use product::{Job, MAX_JOBS, Scratch, multiply};
-pub(crate) use vector::{Half, Kernel, Quads, Single, Stored, dispatch};
+pub(crate) use vector::{Brain, Half, Kernel, Quads, Single, Stored, dispatch};

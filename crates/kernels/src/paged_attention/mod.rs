@@ -1,24 +1,32 @@
 //! Attention over keys and values of earlier tokens, which lie in pages.
 //!
-//! A [`KvLayer`] holds pages of [`PAGE`] positions each, in floats of 16 or 32 bits:
+//! A [`KvLayer`] holds pages of [`PAGE`] positions each, in floats of 16 or 32 bits or in blocks of 32 elements of a head that
+//! share a scale (`Q8_0`, `Q4_0`):
 //!
-//! | | layout of a page |
-//! |---|---|
-//! | keys | `[kv_heads][head_dim][PAGE]`: a lane is a position, so that no sum of a score crosses lanes |
-//! | values | `[kv_heads][PAGE][head_dim, padded to 16]` |
+//! | | layout of a page, floats | blocks |
+//! |---|---|---|
+//! | keys | `[kv_heads][head_dim][PAGE]` | `[kv_heads]` of integers `[head_dim][PAGE]`, scales `[blocks][PAGE]` |
+//! | values | `[kv_heads][PAGE][head_dim]` | `[kv_heads]` of integers `[PAGE][head_dim]`, scales `[blocks][PAGE]` |
+//!
+//! A lane of keys is a position, so that no sum of a score crosses lanes. Values are padded to 16 elements; blocks are whole
+//! in both. A byte of `Q4_0` holds elements `i` and `i + 16` of a block, 8 added; scales are half-precision floats.
 //!
 //! A sequence is a list of pages; two sequences with the same beginning share pages. Softmax is computed page by page with a
 //! running maximum (Milakov and Gimelshein, 2018). Each query's numbers are made in the order of positions, whatever other
 //! queries share its tile: a result does not depend on the batch.
 
+mod page;
+mod store;
 #[cfg(test)]
 mod tests;
 mod tile;
 
-use crate::low_bit::{Format, f16_to_f32, f32_to_f16};
+use crate::low_bit::Format;
 use crate::pool::SendPtr;
 use crate::sparse_conv_i8::Level;
 use crate::{AlignedBuf, Cpu};
+use page::{Shape, element};
+use store::Place;
 use tile::Queries;
 
 /// Positions of a page.
@@ -27,6 +35,8 @@ pub const PAGE: usize = 32;
 pub const MAX_HEAD: usize = 256;
 /// Query rows that a task takes.
 const ROWS: usize = 32;
+/// Formats that keys and values can be kept in.
+pub const FORMATS: [Format; 5] = [Format::F32, Format::F16, Format::Bf16, Format::Q8_0, Format::Q4_0];
 
 /// Numbers of heads and their size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,12 +82,12 @@ pub struct Span {
 }
 
 impl KvLayer {
-    /// `pages` pages of zeros, stored as `format`, which is `F16` or `F32`.
+    /// `pages` pages of zeros, stored as `format`, one of [`FORMATS`].
     ///
     /// # Panics
     /// If the format is another, numbers of heads do not divide, or a head has more than [`MAX_HEAD`] elements.
     pub fn new(heads: Heads, format: Format, pages: usize) -> KvLayer {
-        assert!(matches!(format, Format::F16 | Format::F32), "keys and values as {}", format.name());
+        assert!(FORMATS.contains(&format), "keys and values as {}", format.name());
         assert!(heads.head_dim <= MAX_HEAD, "heads of {} elements", heads.head_dim);
         assert!(heads.kv_heads > 0 && heads.heads.is_multiple_of(heads.kv_heads), "{heads:?}");
         let mut layer = KvLayer { heads, format, pages: 0, keys: AlignedBuf::zeroed(0), values: AlignedBuf::zeroed(0) };
@@ -87,7 +97,7 @@ impl KvLayer {
 
     /// Bytes of a page, keys and values together.
     pub fn page_bytes(heads: Heads, format: Format) -> usize {
-        (heads.head_dim + padded(heads.head_dim)) * PAGE * heads.kv_heads * format.block().1
+        Shape::of(format, heads.head_dim).bytes().iter().sum::<usize>() * heads.kv_heads
     }
 
     /// Number of pages.
@@ -100,10 +110,9 @@ impl KvLayer {
         if pages <= self.pages {
             return;
         }
-        let floats = |dim: usize| dim * PAGE * self.heads.kv_heads * self.format.block().1 / 4 * pages;
-        let dim = self.heads.head_dim;
-        for (buffer, len) in [(&mut self.keys, floats(dim)), (&mut self.values, floats(padded(dim)))] {
-            let mut larger = AlignedBuf::zeroed(len);
+        let bytes = Shape::of(self.format, self.heads.head_dim).bytes();
+        for (buffer, bytes) in [&mut self.keys, &mut self.values].into_iter().zip(bytes) {
+            let mut larger = AlignedBuf::zeroed(bytes * self.heads.kv_heads / 4 * pages);
             larger[..buffer.len()].copy_from_slice(buffer);
             *buffer = larger;
         }
@@ -134,19 +143,19 @@ impl KvLayer {
             places.iter().all(|&(page, slot)| (page as usize) < self.pages && slot < PAGE),
             "places that there are"
         );
-        let half = self.format == Format::F16;
-        let targets = [SendPtr(self.keys.as_mut_ptr()), SendPtr(self.values.as_mut_ptr())];
-        let wide = padded(head_dim);
+        let targets = [SendPtr(self.keys.as_mut_ptr().cast::<u8>()), SendPtr(self.values.as_mut_ptr().cast::<u8>())];
+        let shape = Shape::of(self.format, head_dim);
+        let bytes = shape.bytes();
         let store = |head: usize| {
             for (&(page, slot), (key, value)) in
                 places.iter().zip(keys.chunks_exact(width).zip(values.chunks_exact(width)))
             {
                 let block = page as usize * kv_heads + head;
                 let (key, value) = (&key[head * head_dim..][..head_dim], &value[head * head_dim..][..head_dim]);
-                // SAFETY: pages, slots, heads and elements were checked to be inside the buffers; a head is one task's.
+                // SAFETY: pages, slots and heads were checked to be inside the buffers; a head is one task's.
                 unsafe {
-                    put(half, targets[0], block * head_dim * PAGE + slot, PAGE, key);
-                    put(half, targets[1], (block * PAGE + slot) * wide, 1, value);
+                    shape.store(targets[0].get().add(block * bytes[0]), Place::Key(slot), key);
+                    shape.store(targets[1].get().add(block * bytes[1]), Place::Value(slot), value);
                 }
             }
         };
@@ -156,26 +165,6 @@ impl KvLayer {
             cpu.pool.run(kv_heads, &|head, _| store(head));
         }
     }
-}
-
-/// Stores numbers from `at` on, `step` apart.
-unsafe fn put(half: bool, to: SendPtr<f32>, at: usize, step: usize, from: &[f32]) {
-    for (i, &value) in from.iter().enumerate() {
-        // SAFETY: the caller's promise.
-        unsafe {
-            if half {
-                // An infinity would make every later sum with a weight of zero NaN.
-                to.get().cast::<u16>().add(at + i * step).write(f32_to_f16(value.clamp(-65504.0, 65504.0)));
-            } else {
-                to.get().add(at + i * step).write(value);
-            }
-        }
-    }
-}
-
-/// Elements of a head of values with what pads them.
-pub(crate) fn padded(head_dim: usize) -> usize {
-    head_dim.next_multiple_of(16)
 }
 
 /// `out[t] = softmax(q[t] · keys) · values` for the tokens of all spans; `q` and `out` are `[tokens, heads, head_dim]`, and
@@ -239,13 +228,13 @@ pub fn attend_reference(
 ) -> Vec<f64> {
     let Heads { heads, kv_heads, head_dim } = layer.heads;
     let kv = head / (heads / kv_heads);
-    let read = |buffer: &AlignedBuf, at: usize| -> f64 {
-        f64::from(if layer.format == Format::F16 {
-            let word = buffer[at / 2].to_bits();
-            f16_to_f32((word >> (at % 2 * 16)) as u16)
-        } else {
-            buffer[at]
-        })
+    let read = |values: bool, page: usize, slot: usize, d: usize| -> f64 {
+        let buffer = if values { &layer.values } else { &layer.keys };
+        let size = Shape::of(layer.format, head_dim).bytes()[usize::from(values)];
+        // SAFETY: any byte of a float may be read.
+        let bytes = unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), 4 * buffer.len()) };
+        let place = if values { Place::Value(slot) } else { Place::Key(slot) };
+        f64::from(element(layer.format, head_dim, &bytes[page * size..][..size], place, d))
     };
     let last = span.start + token;
     let first = masking.window.map_or(0, |window| (last + 1).saturating_sub(window));
@@ -253,7 +242,7 @@ pub fn attend_reference(
     let scores: Vec<f64> = (first..=last)
         .map(|position| {
             let (page, slot) = place(position);
-            let key = |d: usize| read(&layer.keys, (page * head_dim + d) * PAGE + slot);
+            let key = |d: usize| read(false, page, slot, d);
             let score: f64 = q.iter().enumerate().map(|(d, &q)| f64::from(q) * key(d)).sum();
             masking.soft_cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
         })
@@ -264,7 +253,7 @@ pub fn attend_reference(
         .map(|d| {
             let value = |position: usize| {
                 let (page, slot) = place(position);
-                read(&layer.values, (page * PAGE + slot) * padded(head_dim) + d)
+                read(true, page, slot, d)
             };
             (first..=last).zip(&scores).map(|(p, s)| (s - max).exp() / total * value(p)).sum()
         })

@@ -1,7 +1,8 @@
 //! A few queries of one head of keys and values, page by page.
 
-use super::{Heads, KvLayer, MAX_HEAD, Masking, PAGE, Span, padded};
-use crate::low_bit::{Format, Half, Kernel, Quads, Single, Stored};
+use super::page::{BLOCK, Blocks, Floats, Page, Shape};
+use super::{Heads, KvLayer, MAX_HEAD, Masking, PAGE, Span};
+use crate::low_bit::{Brain, Format, Half, Kernel, Quads, Single};
 use crate::math;
 use crate::simd::{MAX_LANES, Simd};
 use std::ops::Range;
@@ -29,23 +30,31 @@ impl Kernel for Queries<'_> {
     #[inline(always)]
     unsafe fn run<V: Quads>(self) {
         // SAFETY: the caller's promise.
-        unsafe { if self.layer.format == Format::F16 { self.all::<V, Half>() } else { self.all::<V, Single>() } }
+        unsafe {
+            match self.layer.format {
+                Format::F16 => self.all::<V, Floats<Half>>(),
+                Format::Bf16 => self.all::<V, Floats<Brain>>(),
+                Format::Q8_0 => self.all::<V, Blocks<8>>(),
+                Format::Q4_0 => self.all::<V, Blocks<4>>(),
+                _ => self.all::<V, Floats<Single>>(),
+            }
+        }
     }
 }
 
 impl Queries<'_> {
     #[inline(always)]
-    unsafe fn all<V: Quads, S: Stored>(&self) {
+    unsafe fn all<V: Quads, P: Page>(&self) {
         let mut row = self.rows.start;
         // SAFETY: the rows exist.
         unsafe {
             while row < self.rows.end {
                 let count = (self.rows.end - row).min(TILE);
                 match count {
-                    5.. => self.tile::<V, S, 8>(row, count),
-                    3.. => self.tile::<V, S, 4>(row, count),
-                    2 => self.tile::<V, S, 2>(row, count),
-                    _ => self.tile::<V, S, 1>(row, count),
+                    5.. => self.tile::<V, P, 8>(row, count),
+                    3.. => self.tile::<V, P, 4>(row, count),
+                    2 => self.tile::<V, P, 2>(row, count),
+                    _ => self.tile::<V, P, 1>(row, count),
                 }
                 row += count;
             }
@@ -63,9 +72,10 @@ impl Queries<'_> {
 
     /// Rows `first..first + count`; a tile of `N` rows repeats the last one to be full.
     #[inline(always)]
-    unsafe fn tile<V: Quads, S: Stored, const N: usize>(&self, first: usize, count: usize) {
+    unsafe fn tile<V: Quads, P: Page, const N: usize>(&self, first: usize, count: usize) {
         let Heads { kv_heads, head_dim, .. } = self.layer.heads;
-        let wide = padded(head_dim);
+        let shape = Shape::of(self.layer.format, head_dim);
+        let (wide, bytes) = (shape.wide, shape.bytes());
         let places: [(usize, usize); N] = std::array::from_fn(|n| self.place(first + n.min(count - 1)));
         let window = self.masking.window.unwrap_or(usize::MAX);
         let starts = places.map(|(_, position)| (position + 1).saturating_sub(window));
@@ -75,27 +85,19 @@ impl Queries<'_> {
         let lanes = V::LANES;
         // SAFETY: pages, heads and elements exist, as `attend` checked.
         unsafe {
-            let q: [*const f32; N] = places.map(|(at, _)| self.q.as_ptr().add(at));
+            let mut q = [[0.0f32; MAX_HEAD]; N];
+            let mut q_totals = [[0.0f32; MAX_HEAD / BLOCK]; N];
+            for ((q, q_totals), (at, _)) in q.iter_mut().zip(&mut q_totals).zip(places) {
+                q[..head_dim].copy_from_slice(&self.q[at..at + head_dim]);
+                for (total, q) in q_totals.iter_mut().zip(q[..wide].chunks(BLOCK)) {
+                    *total = q.iter().sum();
+                }
+            }
             for page in page_range {
                 let id = self.pages[page] as usize * kv_heads + self.head;
-                let keys = self.keys.add(id * head_dim * PAGE * S::BYTES);
-                let values = self.values.add(id * wide * PAGE * S::BYTES);
+                let (keys, values) = (self.keys.add(id * bytes[0]), self.values.add(id * bytes[1]));
                 let mut scores = [[0.0f32; PAGE]; N];
-                for part in (0..PAGE).step_by(2 * lanes) {
-                    let mut s = [[V::Floats::splat(0.0); 2]; N];
-                    for d in 0..head_dim {
-                        let at = keys.add((d * PAGE + part) * S::BYTES);
-                        let k = [S::load::<V>(at), S::load::<V>(at.add(lanes * S::BYTES))];
-                        for (s, q) in s.iter_mut().zip(q) {
-                            let q = V::Floats::splat(*q.add(d));
-                            *s = [k[0].mul_add(q, s[0]), k[1].mul_add(q, s[1])];
-                        }
-                    }
-                    for (scores, s) in scores.iter_mut().zip(s) {
-                        s[0].store(scores.as_mut_ptr().add(part));
-                        s[1].store(scores.as_mut_ptr().add(part + lanes));
-                    }
-                }
+                P::scores::<V, N>(keys, head_dim, &q, &q_totals, &mut scores);
                 for n in 0..N {
                     let visible = starts[n].saturating_sub(page * PAGE).min(PAGE)
                         ..(places[n].1 + 1).saturating_sub(page * PAGE).min(PAGE);
@@ -108,14 +110,7 @@ impl Queries<'_> {
                     }
                 }
                 let end = (places[N - 1].1 + 1 - page * PAGE).min(PAGE);
-                for part in (0..wide).step_by(2 * lanes) {
-                    // A padded head is a multiple of 16 elements, which may be one vector or many.
-                    if part + 2 * lanes <= wide {
-                        add_values::<V, S, N, 2>(&mut sums, &scores, values, part, wide, end);
-                    } else {
-                        add_values::<V, S, N, 1>(&mut sums, &scores, values, part, wide, end);
-                    }
-                }
+                P::add_values::<V, N>(values, wide, &scores, end, &mut sums);
             }
             for n in 0..count {
                 let inverse = V::Floats::splat(1.0 / totals[n]);
@@ -184,41 +179,4 @@ unsafe fn exp<F: Simd>(x: f32) -> f32 {
     // SAFETY: no vector is longer than `MAX_LANES`.
     unsafe { math::exp(F::splat(x)).store(lanes.as_mut_ptr()) };
     lanes[0]
-}
-
-/// Adds `weights · values` for `J` vectors of elements from `part` on.
-#[inline(always)]
-unsafe fn add_values<V: Quads, S: Stored, const N: usize, const J: usize>(
-    sums: &mut [[f32; MAX_HEAD]; N],
-    weights: &[[f32; PAGE]; N],
-    values: *const u8,
-    part: usize,
-    wide: usize,
-    end: usize,
-) {
-    let lanes = V::LANES;
-    // SAFETY: the elements exist, by the caller's promise.
-    unsafe {
-        let mut s = [[V::Floats::splat(0.0); J]; N];
-        for (s, sums) in s.iter_mut().zip(sums.iter()) {
-            for (j, s) in s.iter_mut().enumerate() {
-                *s = V::Floats::load(sums.as_ptr().add(part + j * lanes));
-            }
-        }
-        for position in 0..end {
-            let at = values.add((position * wide + part) * S::BYTES);
-            let v: [V::Floats; J] = std::array::from_fn(|j| S::load::<V>(at.add(j * lanes * S::BYTES)));
-            for (s, weights) in s.iter_mut().zip(weights) {
-                let weight = V::Floats::splat(weights[position]);
-                for (s, &v) in s.iter_mut().zip(&v) {
-                    *s = v.mul_add(weight, *s);
-                }
-            }
-        }
-        for (s, sums) in s.into_iter().zip(sums) {
-            for (j, s) in s.into_iter().enumerate() {
-                s.store(sums.as_mut_ptr().add(part + j * lanes));
-            }
-        }
-    }
 }

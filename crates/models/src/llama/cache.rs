@@ -26,7 +26,10 @@ impl Storage for Vec<KvLayer> {
 }
 
 impl Cache {
-    /// Room for up to `positions` tokens of all sequences together; memory is taken as it is needed.
+    /// Room for up to `positions` tokens of all sequences together, kept as `format`; memory is taken as it is needed.
+    ///
+    /// # Panics
+    /// If the format is none of [`CACHE_FORMATS`](super::CACHE_FORMATS).
     pub fn new(config: &Config, format: Format, positions: usize) -> Cache {
         let layers = (0..config.layers).map(|_| KvLayer::new(config.heads, format, 0)).collect();
         Cache { layers, pages: Pages::new(PAGE, positions) }

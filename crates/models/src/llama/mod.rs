@@ -46,6 +46,7 @@ pub use pages::Sequence;
 pub use random::{Random, SHAPES};
 pub use rope::{Rope, Scaling};
 pub use supple_tensor::kernels::low_bit::Format;
+pub use supple_tensor::kernels::paged_attention::FORMATS as CACHE_FORMATS;
 
 use rope::Frequencies;
 use supple_tensor::Cpu;

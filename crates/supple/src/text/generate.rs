@@ -11,8 +11,8 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
-pub use supple_models::llama::Wanted;
-use supple_models::llama::{Decoder, Format, Input, Sequence, State, Weights};
+pub use supple_models::llama::{CACHE_FORMATS, Format, Wanted};
+use supple_models::llama::{Decoder, Input, Sequence, State, Weights};
 use supple_tensor::Cpu;
 use supple_weights::checkpoint::Checkpoint;
 
@@ -30,8 +30,8 @@ pub struct OpenOptions {
     pub threads: Option<usize>,
     /// Most tokens of prompt and answer together; the model's own length, at most [`DEFAULT_CONTEXT`], if not given.
     pub context: Option<usize>,
-    /// Keys and values in 32 bits, not 16, on the CPU.
-    pub exact_cache: bool,
+    /// How keys and values are kept, one of [`CACHE_FORMATS`]; `F16` if not given, and on a GPU.
+    pub cache: Option<Format>,
     /// Where it runs.
     pub device: DeviceChoice,
 }

@@ -3,7 +3,7 @@
 use super::generate::{DEFAULT_CONTEXT, OpenOptions};
 use crate::compute::{self, DeviceChoice};
 use crate::{Cpu, Error};
-use supple_models::llama::{Decoder, Format, State, Weights};
+use supple_models::llama::{CACHE_FORMATS, Decoder, Format, State, Weights};
 
 /// A decoder where it runs.
 #[derive(Debug)]
@@ -18,9 +18,9 @@ pub struct Placed {
     pub stand_in: Option<String>,
 }
 
-/// The format that keys and values are kept in on a CPU.
+/// The format that keys and values are kept in.
 pub(super) fn cache_format(options: OpenOptions) -> Format {
-    if options.exact_cache { Format::F32 } else { Format::F16 }
+    options.cache.unwrap_or(Format::F16)
 }
 
 /// Loads a decoder for the device that `options` ask for; where that is a GPU if there is one, and it has no kernels or no room
@@ -32,11 +32,15 @@ pub fn place(cpu: &Cpu, weights: Weights<'_>, options: OpenOptions) -> Result<Pl
     if options.context == Some(0) {
         return Err(Error::BadOption("a context of no tokens".into()));
     }
+    let format = cache_format(options);
+    if !CACHE_FORMATS.contains(&format) {
+        return Err(Error::BadOption(format!("keys and values as {}", format.name())));
+    }
     let choice = match options.device {
-        // Exact keys and values are the CPU's.
-        DeviceChoice::Auto if options.exact_cache => DeviceChoice::Cpu,
-        DeviceChoice::Cuda(_) if options.exact_cache => {
-            return Err(Error::BadOption("a GPU keeps keys and values in 16 bits: leave out --exact-cache".into()));
+        // Other formats of keys and values are the CPU's.
+        DeviceChoice::Auto if format != Format::F16 => DeviceChoice::Cpu,
+        DeviceChoice::Cuda(_) if format != Format::F16 => {
+            return Err(Error::BadOption("a GPU keeps keys and values as f16: leave out --cache-type".into()));
         }
         choice => choice,
     };
@@ -45,7 +49,7 @@ pub fn place(cpu: &Cpu, weights: Weights<'_>, options: OpenOptions) -> Result<Pl
     let mut stand_in = compute::unused_gpu(choice);
     if let Some(device) = &placement.device {
         let opened = Decoder::load_on(device, weights, options.context).and_then(|decoder| {
-            let state = decoder.state(cache_format(options), context(&decoder))?;
+            let state = decoder.state(format, context(&decoder))?;
             Ok((decoder, state))
         });
         match opened {

@@ -71,6 +71,13 @@ pub(super) fn from_gguf(file: &Gguf) -> Result<Value, Error> {
             config.insert(to.into(), json!(value));
         }
     }
+    // Layers with a window, where they are not those that the family usually has.
+    if let Some(crate::gguf::Value::Array(array)) = file.get(&key("attention.sliding_window_pattern"))
+        && let Some(local) = array.bools()
+    {
+        let kind = |&local: &bool| if local { "sliding_attention" } else { "full_attention" };
+        config.insert("layer_types".into(), local.iter().map(kind).collect());
+    }
     for (from, to) in FLOATS {
         if let Some(value) = file.find_f32(&key(from))? {
             config.insert(to.into(), real(value));

@@ -14,6 +14,8 @@ use crate::{Error, Weights};
 const INDICES: [&str; 2] = ["model.safetensors.index.json", "pytorch_model.bin.index.json"];
 /// Single files, the preferred first.
 const SINGLES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+/// What a language model may be.
+pub(super) const WANTED: &str = "GGUF, or a folder with config.json and safetensors or a PyTorch checkpoint";
 /// Most bytes of a JSON file.
 const MAX_JSON: u64 = 64 << 20;
 
@@ -97,7 +99,7 @@ fn plain_name(name: &str) -> Option<&str> {
 }
 
 fn nothing(folder: &Path, found: &str) -> Error {
-    Error::UnknownFormat { file: folder.display().to_string(), found: found.to_string() }
+    Error::UnknownFormat { file: folder.display().to_string(), wanted: WANTED, found: found.to_string() }
 }
 
 /// Files of `folder` with this extension, sorted.

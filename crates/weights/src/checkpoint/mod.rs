@@ -117,7 +117,14 @@ impl Checkpoint {
         }
         let config = path.parent().map(|folder| folder.join("config.json")).filter(|path| path.is_file());
         let config = config.map(|path| read_json(&path)).transpose()?.unwrap_or_default();
-        Checkpoint::from_shards(source, Shards::single(Weights::open(path)?), config)
+        let weights = Weights::open(path).map_err(|error| match error {
+            // GGUF is read here too.
+            Error::UnknownFormat { file, found, .. } => {
+                Error::UnknownFormat { file, wanted: "GGUF, safetensors or a PyTorch checkpoint", found }
+            }
+            other => other,
+        })?;
+        Checkpoint::from_shards(source, Shards::single(weights), config)
     }
 
     fn open_folder(folder: &Path, source: String) -> Result<Checkpoint, Error> {

@@ -160,7 +160,8 @@ pub(super) fn parse(file: &str, bytes: &SharedBytes) -> Result<Header, Error> {
     let mut cursor = Cursor { file, bytes, at: 0 };
     if !bytes.as_ref().starts_with(MAGIC) {
         return Err(match crate::detect::detect(file, bytes.as_ref()) {
-            Ok(format) => Error::UnknownFormat { file: file.to_string(), found: format.to_string() },
+            Ok(format) => Error::UnknownFormat { file: file.to_string(), wanted: "GGUF", found: format.to_string() },
+            Err(Error::UnknownFormat { file, found, .. }) => Error::UnknownFormat { file, wanted: "GGUF", found },
             Err(error) => error,
         });
     }

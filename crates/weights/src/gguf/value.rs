@@ -210,6 +210,11 @@ impl Array {
         Array::encoded(Kind::I32, values.len(), values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
+    /// An array of truth values.
+    pub fn from_bools(values: &[bool]) -> Array {
+        Array::encoded(Kind::Bool, values.len(), values.iter().map(|&value| value.into()).collect())
+    }
+
     /// The type of its values.
     pub fn kind(&self) -> Kind {
         self.kind

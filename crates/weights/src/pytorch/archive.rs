@@ -76,7 +76,11 @@ impl<'f> Archive<'f> {
         let mut roots = names.filter_map(|name| name.strip_suffix("data.pkl").filter(|root| is_root(root)));
         let Some(root) = roots.next().map(str::to_string) else {
             let found = "a zip archive without data.pkl".to_string();
-            return Err(Error::UnknownFormat { file: file.to_string(), found });
+            return Err(Error::UnknownFormat {
+                file: file.to_string(),
+                wanted: "safetensors or a PyTorch checkpoint",
+                found,
+            });
         };
         drop(roots);
         archive.root = root;

@@ -158,7 +158,7 @@ impl Model {
         }
         if !recognises(bytes) {
             let found = format!("{}, not a TFLite network", describe(bytes));
-            return Err(Error::UnknownFormat { file: source, found });
+            return Err(Error::UnknownFormat { file: source, wanted: "TFLite", found });
         }
         let buffer = Flatbuffer::new(&source, bytes);
         let root = buffer.root()?;

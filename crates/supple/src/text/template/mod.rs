@@ -80,6 +80,8 @@ pub struct ChatTemplate {
 const MAIN: &str = "chat_template";
 /// The template for conversations with tools, if there is one of its own.
 const TOOL_USE: &str = "tool_use";
+/// The file that a template may have of its own.
+const JINJA: &str = "chat_template.jinja";
 
 impl ChatTemplate {
     /// Compiles `source`; `name` is what errors call it. `tokens` are the names of special tokens, by `bos_token`,
@@ -142,26 +144,40 @@ impl ChatTemplate {
                 tokens.insert(name, token.to_string());
             }
         }
-        let path = folder.join("chat_template.jinja");
+        let (Some(source), tools) = ChatTemplate::sources(folder)? else { return Ok(None) };
+        let jinja = folder.join(JINJA);
+        let name = if jinja.is_file() { jinja } else { folder.join("tokenizer_config.json") };
+        let mut template = ChatTemplate::new(&name.display().to_string(), &source, &tokens)?;
+        if let Some(source) = tools {
+            template.add(TOOL_USE, &source)?;
+        }
+        Ok(Some(template))
+    }
+
+    /// The sources of a folder's template and of that for conversations with tools, as [`ChatTemplate::from_folder`] finds
+    /// them.
+    pub(super) fn sources(folder: &Path) -> Result<(Option<String>, Option<String>), Error> {
+        let path = folder.join(JINJA);
         if path.is_file() {
             let source = std::fs::read_to_string(&path);
             let source = source.map_err(|source| Error::Io { path: path.clone(), action: "read", source })?;
-            return ChatTemplate::new(&path.display().to_string(), &source, &tokens).map(Some);
+            return Ok((Some(source), None));
         }
-        let name = folder.join("tokenizer_config.json").display().to_string();
-        match &settings["chat_template"] {
-            Json::String(source) => ChatTemplate::new(&name, source, &tokens).map(Some),
+        let settings = folder.join("tokenizer_config.json");
+        let settings = if settings.is_file() { read_json(&settings)? } else { Json::Null };
+        Ok(match &settings["chat_template"] {
+            Json::String(source) => (Some(source.clone()), None),
             Json::Array(list) => {
-                let find = |wanted: &str| list.iter().find(|entry| entry["name"] == wanted)?["template"].as_str();
-                let Some(source) = find("default") else { return Ok(None) };
-                let mut template = ChatTemplate::new(&name, source, &tokens)?;
-                if let Some(source) = find(TOOL_USE) {
-                    template.add(TOOL_USE, source)?;
-                }
-                Ok(Some(template))
+                let find = |wanted: &str| {
+                    let found = list.iter().find(|entry| entry["name"] == wanted)?;
+                    found["template"].as_str().map(str::to_owned)
+                };
+                let main = find("default");
+                let tools = main.as_ref().and_then(|_| find(TOOL_USE));
+                (main, tools)
             }
-            _ => Ok(None),
-        }
+            _ => (None, None),
+        })
     }
 
     fn add(&mut self, key: &'static str, source: &str) -> Result<(), Error> {

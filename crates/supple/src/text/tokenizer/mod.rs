@@ -27,6 +27,7 @@ mod stream;
 mod vocabulary;
 
 use crate::Error;
+pub(super) use pre::name as words;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;

@@ -96,6 +96,12 @@ pub(super) fn find(name: &str) -> Option<&'static PreTokenizer> {
     TABLE.iter().find(|(names, _)| names.contains(&name)).map(|row| &row.1)
 }
 
+/// The name of a way to cut words.
+pub(in crate::text) fn name(patterns: &[String], ignore_merges: bool) -> Option<&'static str> {
+    let same = |pre: &PreTokenizer| pre.patterns == patterns && pre.ignore_merges == ignore_merges;
+    TABLE.iter().find(|row| same(&row.1)).and_then(|row| row.0.first().copied())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

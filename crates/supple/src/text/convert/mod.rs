@@ -1,22 +1,35 @@
-//! GGUF files in other blocks: floats, or quantised anew.
+//! GGUF files: from Hugging Face folders ([`folder`]), or from others with matrices stored otherwise ([`gguf`]).
+
+mod folder;
+mod metadata;
+mod vocabulary;
 
 use crate::Error;
+pub use folder::folder;
 use std::path::Path;
 use supple_tensor::kernels::low_bit::iq::Codebook;
-use supple_tensor::kernels::low_bit::{Format, dequantise, f32_to_f16, quantise};
+use supple_tensor::kernels::low_bit::{Format, dequantise, f32_to_f16, quantise, quantise_k};
+use supple_weights::checkpoint::Stored;
 use supple_weights::gguf::{BlockType, Gguf, NewTensor, TensorInfo, Value, save};
 
 /// Types that can be written, with their numbers in `general.file_type`.
-pub const TARGETS: [(BlockType, u32); 6] = [
+pub const TARGETS: [(BlockType, u32); 11] = [
     (BlockType::F32, 0),
     (BlockType::F16, 1),
     (BlockType::BF16, 32),
     (BlockType::Q8_0, 7),
     (BlockType::Q4_0, 2),
     (BlockType::Q4_1, 3),
+    (BlockType::Q5_0, 8),
+    (BlockType::Q5_1, 9),
+    (BlockType::Q4_K, 14),
+    (BlockType::Q5_K, 16),
+    (BlockType::Q6_K, 18),
 ];
 /// Elements converted at a time.
 const CHUNK: usize = 1 << 20;
+/// Elements that are worth a thread of their own.
+const PART: usize = 1 << 16;
 
 /// What a conversion did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,11 +39,14 @@ pub struct Summary {
     pub converted: usize,
     /// Tensors copied as they were.
     pub copied: usize,
+    /// Tensors left out, for no decoder reads them.
+    pub skipped: usize,
 }
 
 /// Writes `input` to `output` with matrices stored as `target`: dequantised exactly, then rounded. Without a target all is
-/// copied. Vectors (norms, biases) and integers stay as they are; matrices whose rows are no whole blocks become F16.
-/// `progress` is told how many of how many tensors are done.
+/// copied. Vectors (norms, biases) and integers stay as they are; matrices whose rows are no whole blocks of 256 become Q5_0,
+/// Q5_1 or Q8_0 in place of Q4_K, Q5_K or Q6_K, and F16 if they are no whole blocks of 32 either; the last product becomes
+/// Q6_K in place of Q4_K and Q5_K. `progress` is told how many of how many tensors are done.
 ///
 /// # Errors
 ///
@@ -42,24 +58,24 @@ pub fn gguf(
     target: Option<BlockType>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Summary, Error> {
-    let number = target.map(|target| TARGETS.iter().find(|row| row.0 == target).map(|row| row.1).ok_or(target));
-    let number =
-        number.transpose().map_err(|target| unwritable(output, "any", format!("{target} cannot be written")))?;
+    let number = number_of(target, output)?;
     let mut metadata: Vec<(String, Value)> =
         input.metadata().map(|(key, value)| (key.to_string(), value.clone())).collect();
-    if let Some(number) = number {
-        for (key, value) in [("general.file_type", number), ("general.quantization_version", 2)] {
-            metadata.retain(|pair| pair.0 != key);
-            metadata.push((key.to_string(), Value::U32(value)));
-        }
+    for pair in file_type(number) {
+        metadata.retain(|other| other.0 != pair.0);
+        metadata.push(pair);
     }
-    let wanted = |tensor: &TensorInfo| target.map_or(tensor.block_type, |target| stored_as(tensor, target));
+    let head = if input.contains("output.weight") { "output.weight" } else { "token_embd.weight" };
+    let wanted = |tensor: &TensorInfo| {
+        let from = tensor.block_type;
+        target.map_or(from, |target| stored_as(from, &tensor.shape, target, tensor.name == head))
+    };
     let tensors: Vec<NewTensor> = input
         .tensors()
         .iter()
         .map(|tensor| NewTensor { name: tensor.name.clone(), shape: tensor.shape.clone(), block_type: wanted(tensor) })
         .collect();
-    let mut summary = Summary { converted: 0, copied: 0 };
+    let mut summary = Summary { converted: 0, copied: 0, skipped: 0 };
     save(output, &metadata, &tensors, |index, bytes| -> Result<(), Error> {
         let tensor = &input.tensors()[index];
         let to = tensors[index].block_type;
@@ -90,18 +106,52 @@ fn unwritable(output: &Path, tensor: &str, reason: String) -> Error {
     supple_weights::Error::Unwritable { file, tensor, reason }.into()
 }
 
-/// What `tensor` becomes where matrices become `target`.
-fn stored_as(tensor: &TensorInfo, target: BlockType) -> BlockType {
-    let integers = matches!(tensor.block_type, BlockType::I8 | BlockType::I16 | BlockType::I32 | BlockType::I64);
-    match tensor.shape.as_slice() {
-        [_, .., row] if !integers => {
-            if row.is_multiple_of(target.block_elements()) {
-                target
-            } else {
-                BlockType::F16
+/// The number of a target in `general.file_type`.
+fn number_of(target: Option<BlockType>, output: &Path) -> Result<Option<u32>, Error> {
+    let number = target.map(|target| TARGETS.iter().find(|row| row.0 == target).map(|row| row.1).ok_or(target));
+    number.transpose().map_err(|target| unwritable(output, "any", format!("{target} cannot be written")))
+}
+
+/// What metadata say of the type of matrices.
+fn file_type(number: Option<u32>) -> impl Iterator<Item = (String, Value)> {
+    let pairs = number.map(|number| [("general.file_type", number), ("general.quantization_version", 2)]);
+    pairs.into_iter().flatten().map(|(key, value)| (key.to_string(), Value::U32(value)))
+}
+
+/// What a tensor stored as `from` becomes where matrices become `target`; `last` is that of the last product.
+fn stored_as(from: BlockType, shape: &[usize], target: BlockType, last: bool) -> BlockType {
+    let integers = matches!(from, BlockType::I8 | BlockType::I16 | BlockType::I32 | BlockType::I64);
+    let &[_, .., row] = shape else { return from };
+    if integers {
+        return from;
+    }
+    let target = match target {
+        BlockType::Q4_K | BlockType::Q5_K if last => BlockType::Q6_K,
+        target => target,
+    };
+    let shorter = match target {
+        BlockType::Q4_K => BlockType::Q5_0,
+        BlockType::Q5_K => BlockType::Q5_1,
+        BlockType::Q6_K => BlockType::Q8_0,
+        _ => BlockType::F16,
+    };
+    let fits = |kind: &BlockType| row.is_multiple_of(kind.block_elements());
+    [target, shorter].into_iter().find(fits).unwrap_or(BlockType::F16)
+}
+
+/// The values of a tensor.
+fn values_of(stored: &Stored<'_>) -> Result<Vec<f32>, String> {
+    match stored {
+        Stored::Integers(matrix) => Ok(matrix.dequantize()),
+        Stored::Blocks { shape, block_type, bytes } => {
+            let elements: usize = shape.iter().product();
+            if block_type.bytes(elements) != Some(bytes.len()) {
+                return Err(format!("{} bytes of {elements} elements", bytes.len()));
             }
+            let mut values = vec![0.0; elements];
+            floats(*block_type, bytes, &mut values)?;
+            Ok(values)
         }
-        _ => tensor.block_type,
     }
 }
 
@@ -134,12 +184,38 @@ fn write(to: BlockType, values: &[f32], bytes: &mut Vec<u8>) -> Result<(), Strin
             bytes.extend(values.iter().flat_map(|&value| f32_to_f16(value).to_le_bytes()));
         }
         BlockType::BF16 => bytes.extend(values.iter().flat_map(|&value| brain_float(value).to_le_bytes())),
-        BlockType::Q8_0 => quantise::q8_0(values, bytes),
-        BlockType::Q4_0 => quantise::q4_0(values, bytes),
-        BlockType::Q4_1 => quantise::q4_1(values, bytes),
+        BlockType::Q8_0 => in_parts(values, bytes, quantise::q8_0),
+        BlockType::Q4_0 => in_parts(values, bytes, quantise::q4_0),
+        BlockType::Q4_1 => in_parts(values, bytes, quantise::q4_1),
+        BlockType::Q5_0 => in_parts(values, bytes, quantise::q5_0),
+        BlockType::Q5_1 => in_parts(values, bytes, quantise::q5_1),
+        BlockType::Q4_K => in_parts(values, bytes, quantise_k::q4_k),
+        BlockType::Q5_K => in_parts(values, bytes, quantise_k::q5_k),
+        BlockType::Q6_K => in_parts(values, bytes, quantise_k::q6_k),
         other => return Err(format!("{other} cannot be written")),
     }
     Ok(())
+}
+
+/// Appends blocks of `values`, made by as many threads as there are.
+fn in_parts(values: &[f32], bytes: &mut Vec<u8>, quantise: fn(&[f32], &mut Vec<u8>)) {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let part = values.len().div_ceil(threads).next_multiple_of(PART);
+    std::thread::scope(|scope| {
+        let made = values.chunks(part.max(1)).map(|values| {
+            scope.spawn(move || {
+                let mut bytes = Vec::new();
+                quantise(values, &mut bytes);
+                bytes
+            })
+        });
+        for made in made.collect::<Vec<_>>() {
+            match made.join() {
+                Ok(made) => bytes.extend(made),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+    });
 }
 
 /// The upper half of a finite float, ties to even.
@@ -210,8 +286,8 @@ mod tests {
             assert_eq!(values(&Gguf::open(&floats).unwrap(), "a.weight"), found, "{target}");
         }
         let before = std::fs::read(&output).unwrap();
-        let error = gguf(&input, &output, Some(BlockType::Q6_K), &mut |_, _| ()).unwrap_err();
-        assert!(error.to_string().contains("Q6_K cannot be written"), "{error}");
+        let error = gguf(&input, &output, Some(BlockType::Q3_K), &mut |_, _| ()).unwrap_err();
+        assert!(error.to_string().contains("Q3_K cannot be written"), "{error}");
         assert_eq!(std::fs::read(&output).unwrap(), before, "what was there is untouched");
         gguf(&input, &output, None, &mut |_, _| ()).unwrap();
         assert_eq!(std::fs::read(&output).unwrap(), std::fs::read(input.source()).unwrap(), "a copy");
