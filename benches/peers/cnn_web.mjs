@@ -4,7 +4,10 @@
 //     mkdir /tmp/peers && cp benches/peers/package*.json /tmp/peers && npm ci --prefix /tmp/peers
 //     python benches/peers/cnn.py --onnx /tmp/peers/v1.onnx --tflite /tmp/peers/v1.tflite
 //     node benches/peers/cnn_web.mjs --modules /tmp/peers --onnx /tmp/peers/v1.onnx \
-//         --supple web/dist/PACKAGE --supple-model /tmp/peers/v1.tflite [--chromium /usr/bin/chromium-headless-shell]
+//         --supple web/dist --supple-model /tmp/peers/v1.tflite [--chromium /usr/bin/chromium-headless-shell]
+//
+// Further models, each after a `--supple-model` of its own, are run by Supple alone: the same network pruned, made by
+// `supple compress /tmp/peers/v1.tflite -s 0.3 --pattern 1x4 --spread even -o v1_30.safetensors`, say.
 //
 // How it measures: each contender has a Node process, or a page, of its own, which builds the network, runs it a dozen
 // times so that V8 has optimised its module, and waits. Then rounds are played in which each contender has one burst of
@@ -172,10 +175,10 @@ async function onnxruntimeWeb(host, { size }) {
  * ADAPTER to Supple's npm package, the only place that knows its API: `load({ simd })` gives `Classifier`, made from
  * the bytes of a model file; `classify` takes what a canvas has. Of a picture of 256 pixels it cuts out 224.
  */
-const supple = (simd) => async (host) => {
+const supple = (simd) => async (host, { model }) => {
   const { load } = await host.supple();
   const { Classifier, version, features } = await load({ simd });
-  const classifier = new Classifier(await host.suppleModel());
+  const classifier = new Classifier(await host.suppleModel(model));
   const side = 256;
   const rgba = Uint8ClampedArray.from(interleaved(input(side), side), (v) => v * 127 + 128);
   const picture = Uint8ClampedArray.from({ length: 4 * side * side }, (_, i) =>
@@ -195,9 +198,19 @@ const CONTENDERS = {
   'supple-relaxed-simd': supple('relaxed-simd'),
 };
 
+/** Contenders by their names: each once, and Supple's again for each further model. */
+function contenders({ suppleModels }) {
+  const further = suppleModels.slice(1).map((file, i) => [i + 1, file.split('/').pop()]);
+  return new Map(Object.entries(CONTENDERS).flatMap(([name, build]) => [
+    [name, { build, model: 0 }],
+    ...(name.startsWith('supple') ? further : []).map(([model, file]) => [`${name} ${file}`, { build, model }]),
+  ]));
+}
+
 /** A contender ready to run: its description, and `burst`. */
 export async function prepare(name, host, settings) {
-  const { version, note, run } = await CONTENDERS[name](host, settings);
+  const { build, model } = contenders(settings).get(name);
+  const { version, note, run } = await build(host, { ...settings, model });
   const scores = await run();
   for (let i = 1; i < WARM_UP_RUNS; i++) await run();
   const cpuNow = host.cpuNow ?? (() => NaN);
@@ -223,7 +236,7 @@ export const pageHost = {
     return new Uint8Array(await response.arrayBuffer());
   },
   onnx: () => pageHost.bytes('/onnx'),
-  suppleModel: () => pageHost.bytes('/supple-model'),
+  suppleModel: (model) => pageHost.bytes(`/supple-model/${model}`),
   supple: () => import('/supple/supple.js'),
   onnxruntime: async () => {
     const ort = await import('/modules/onnxruntime-web/dist/ort.wasm.min.mjs');
@@ -254,7 +267,7 @@ async function nodeHost(settings) {
   const require = createRequire(resolve(settings.modules, 'package.json'));
   return {
     onnx: () => readFile(settings.onnx),
-    suppleModel: () => readFile(settings.suppleModel),
+    suppleModel: (model) => readFile(settings.suppleModels[model]),
     supple: () => import(pathToFileURL(resolve(settings.supple, 'supple.js'))),
     onnxruntime: async () => {
       const folder = resolve(settings.modules, 'node_modules/onnxruntime-web/dist');
@@ -321,7 +334,8 @@ async function startServer(settings) {
   const types = { js: 'text/javascript', mjs: 'text/javascript', wasm: 'application/wasm', html: 'text/html' };
   const roots = { '/modules/': resolve(settings.modules, 'node_modules'), '/supple/': settings.supple };
   const files = {
-    '/cnn_web.mjs': fileURLToPath(import.meta.url), '/onnx': settings.onnx, '/supple-model': settings.suppleModel,
+    '/cnn_web.mjs': fileURLToPath(import.meta.url), '/onnx': settings.onnx,
+    ...Object.fromEntries(settings.suppleModels.map((file, i) => [`/supple-model/${i}`, file])),
   };
   const server = createServer(async (request, response) => {
     const path = new URL(request.url, 'http://localhost').pathname;
@@ -382,11 +396,11 @@ function median(values) {
 /** Builds all contenders with `start`, plays the rounds, and tells the results. */
 async function measure(start, settings) {
   const running = [], skipped = {};
-  for (const name of Object.keys(CONTENDERS)) {
+  for (const name of contenders(settings).keys()) {
     if (settings.only && !settings.only.split(',').some((prefix) => name.startsWith(prefix))) continue;
     try {
       if (name.startsWith('supple') && !settings.supple) throw new Error('no --supple FOLDER given');
-      if (name.startsWith('supple') && !settings.suppleModel) throw new Error('no --supple-model FILE given');
+      if (name.startsWith('supple') && !settings.suppleModels.length) throw new Error('no --supple-model FILE given');
       running.push({ name, wall: [], cpu: [], ...(await start(name, settings)) });
     } catch (error) {
       skipped[name] = String(error.message).split('\n')[0];
@@ -442,7 +456,7 @@ const USAGE = `usage: node cnn_web.mjs --onnx FILE [options]
   --onnx FILE          the network, written by cnn.py --onnx
   --modules FOLDER     where package.json was installed (default: this file's folder)
   --supple FOLDER      Supple's npm package (with supple.js)
-  --supple-model FILE  the network for Supple, written by cnn.py --tflite
+  --supple-model FILE  the network for Supple, written by cnn.py --tflite; given again, further ones
   --chromium FILE      measure in this Chromium too, such as /usr/bin/chromium-headless-shell
   --no-node            do not measure in Node
   --only A,B           only contenders whose names start so: ${Object.keys(CONTENDERS).join(', ')}
@@ -461,22 +475,23 @@ async function main(words) {
       args: words,
       options: {
         onnx: string(), modules: string(fileURLToPath(new URL('.', import.meta.url))), supple: string(),
-        'supple-model': string(), chromium: string(), 'no-node': { type: 'boolean' }, only: string(),
-        size: string('224'), rounds: string('7'), runs: string('10'), json: string(), help: { type: 'boolean' },
+        'supple-model': { type: 'string', multiple: true }, chromium: string(), 'no-node': { type: 'boolean' },
+        only: string(), size: string('224'), rounds: string('7'), runs: string('10'),
+        json: string(), help: { type: 'boolean' },
       },
     }));
   } catch (error) {
     console.error(`${error.message}\n${USAGE}`);
     process.exit(2);
   }
-  const settings = { ...values, suppleModel: values['supple-model'] };
+  const settings = { ...values, suppleModels: values['supple-model'] ?? [] };
   for (const name of ['size', 'rounds', 'runs']) settings[name] = Number(values[name]);
   const whole = (n) => Number.isInteger(n) && n > 0;
   if (values.help || !values.onnx || ![settings.size, settings.rounds, settings.runs].every(whole)) {
     console.error(USAGE);
     process.exit(values.help ? 0 : 2);
   }
-  for (const file of [values.onnx, values.supple, values['supple-model'], values.chromium]) {
+  for (const file of [values.onnx, values.supple, ...settings.suppleModels, values.chromium]) {
     if (file && !existsSync(file)) {
       console.error(`no file at ${file}`);
       process.exit(2);
