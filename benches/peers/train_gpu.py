@@ -1,6 +1,7 @@
-"""Training RLFN on a GPU: Supple beside PyTorch's modes, on the same card, in one run.
+"""Training RLFN or DITN on a GPU: Supple beside PyTorch's modes, on the same card, in one run.
 
     python3 benches/peers/train_gpu.py path/to/supple --scale 2 --batch 64 --patch 128
+    python3 benches/peers/train_gpu.py path/to/supple --network ditn_tiny --scale 4 --batch 16 --patch 256
 
 A step is forward, L1, backward, clipping to norm 1, Adam and a moving average of the weights, on samples that lie on the GPU for
 PyTorch; Supple's own times include the way there. PyTorch is channels-last with autocast and the fused Adam, eager, compiled, and
@@ -59,6 +60,102 @@ class Rlfn(nn.Module):
         return F.pixel_shuffle(self.tail(self.after(self.body(head)) + head), self.scale)
 
 
+class LayerNorm(nn.Module):
+    """Over channels."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(c)), nn.Parameter(torch.zeros(c))
+
+    def forward(self, x):
+        last = x.permute(0, 2, 3, 1)
+        return F.layer_norm(last, last.shape[3:], self.weight, self.bias).permute(0, 3, 1, 2)
+
+
+class Tangent(nn.Module):
+    """What takes its place."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.conv = nn.Conv2d(c, c, 1)
+
+    def forward(self, x):
+        return self.conv(torch.tanh(x))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(c, 4 * c, 1, bias=False), nn.Conv2d(2 * c, c, 1, bias=False)
+        self.depthwise = nn.Conv2d(4 * c, 4 * c, 3, padding=1, groups=4 * c, bias=False)
+
+    def forward(self, x):
+        a, b = self.depthwise(self.first(x)).chunk(2, 1)
+        return self.last(F.gelu(a) * b)
+
+
+class ChannelAttention(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.temperature, self.qkv = nn.Parameter(torch.ones(1, 1, 1)), nn.Linear(c, 3 * c)
+        self.project = nn.Conv2d(c, c, 1, bias=False)
+
+    def forward(self, x):
+        n, c, h, w = x.shape
+        qkv = self.qkv(x.permute(0, 2, 3, 1).reshape(n, h * w, c))
+        q, k, v = (part.transpose(1, 2) for part in qkv.chunk(3, -1))
+        scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(1, 2) * self.temperature
+        return self.project((scores.softmax(-1) @ v).reshape(n, c, h, w))
+
+
+class Gating(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.first, self.mix, self.last = nn.Conv2d(c, 2 * c, 1), nn.Conv2d(c, c, 1), nn.Conv2d(c, c, 1)
+        self.near = nn.Conv2d(c, c, 5, padding=2, groups=c)
+        self.far = nn.Conv2d(c, c, 7, padding=9, dilation=3, groups=c)
+        self.scale = nn.Parameter(torch.ones(1, c, 1, 1))
+
+    def forward(self, x):
+        a, v = self.first(x).chunk(2, 1)
+        return self.last(v * self.mix(self.far(self.near(a)))) * self.scale
+
+
+class Layer(nn.Module):
+    def __init__(self, c, norm, part):
+        super().__init__()
+        self.norms, self.part, self.feed_forward = nn.ModuleList([norm(c), norm(c)]), part(c), FeedForward(c)
+
+    def forward(self, x):
+        x = x + self.part(self.norms[0](x))
+        return x + self.feed_forward(self.norms[1](x))
+
+
+class Ditn(nn.Module):
+    """One unit of DITN, with layer norms or with tangents."""
+
+    def __init__(self, scale, norm, c=60, side=8):
+        super().__init__()
+        self.inner = nn.Sequential(*(Layer(c, norm, ChannelAttention) for _ in range(4)))
+        self.spatial = nn.Sequential(*(Layer(c, norm, Gating) for _ in range(4)))
+        self.head, self.after = nn.Conv2d(3, c, 3, padding=1), nn.Conv2d(c, c, 3, padding=1)
+        self.tail = nn.Conv2d(c, 3 * scale * scale, 3, padding=1)
+        self.scale, self.side = scale, side
+
+    def forward(self, x):
+        head = self.head(x)
+        (n, c, h, w), s = head.shape, self.side
+        y = head.reshape(n, c, h // s, s, w // s, s).permute(0, 2, 4, 1, 3, 5).reshape(-1, c, s, s)
+        y = self.inner(y).reshape(n, h // s, w // s, c, s, s).permute(0, 3, 1, 4, 2, 5).reshape(n, c, h, w)
+        return F.pixel_shuffle(self.tail(self.after(self.spatial(y)) + head), self.scale)
+
+
+def network_of(args):
+    if args.network == "rlfn_s":
+        return Rlfn(args.scale)
+    return Ditn(args.scale, LayerNorm if args.network == "ditn_tiny" else Tangent)
+
+
 def median(step, seconds=2.0):
     for _ in range(5):
         step()
@@ -78,7 +175,7 @@ def median(step, seconds=2.0):
 def training(args, dtype, mode):
     """One step on fixed samples, and how to take it."""
     torch.manual_seed(1)
-    network = Rlfn(args.scale).cuda().to(memory_format=torch.channels_last)
+    network = network_of(args).cuda().to(memory_format=torch.channels_last)
     side = args.patch // args.scale
     low = torch.rand(args.batch, 3, side, side, device="cuda").to(memory_format=torch.channels_last)
     high = torch.rand(args.batch, 3, args.patch, args.patch, device="cuda").to(memory_format=torch.channels_last)
@@ -136,7 +233,7 @@ def peers(args, dtype):
 
 
 def own(args, precision, *more):
-    command = [args.supple, "bench", "train", "--network", "rlfn_s", "--scale", str(args.scale), "--json"]
+    command = [args.supple, "bench", "train", "--network", args.network, "--scale", str(args.scale), "--json"]
     command += ["--batch", str(args.batch), "--patch", str(args.patch), "--precision", precision, "--device", "cuda"]
     done = subprocess.run(command + list(more), capture_output=True, text=True, timeout=120)
     if done.returncode != 0:
@@ -151,6 +248,7 @@ def own(args, precision, *more):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("supple", nargs="?", help="the program; without it PyTorch alone is measured")
+    parser.add_argument("--network", choices=["rlfn_s", "ditn_tiny", "ditn_real"], default="rlfn_s")
     parser.add_argument("--scale", type=int, default=2)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--patch", type=int, default=128)
@@ -164,7 +262,7 @@ def main():
         if args.supple:
             rows += own(args, precision) + own(args, precision, "--no-graph")
         rows += peers(args, types[precision])
-    print(f"{torch.cuda.get_device_name()}, RLFN_S x{args.scale}, batch {args.batch}, patches of {args.patch}")
+    print(f"{torch.cuda.get_device_name()}, {args.network} x{args.scale}, batch {args.batch}, patches of {args.patch}")
     print(f"{'':60} {'ms a step':>10} {'steps/s':>8}")
     for name, ms in sorted(rows, key=lambda row: row[1]):
         print(f"{name:60} {ms:10.3f} {1e3 / ms:8.1f}")

@@ -1,5 +1,6 @@
 //! Convolution of channels-last images, on weights packed once.
 
+use crate::conv_kernels::{point_kernel, tile_kernel};
 use crate::depthwise_conv;
 use crate::error::refuse;
 use crate::launch::{Grid, arguments, variant};
@@ -155,25 +156,6 @@ const TILE: [usize; 2] = [8, 32];
 const POINTS: usize = 256;
 /// Most channels in that it takes: their pixels must fit the shared memory.
 const POINT_CHANNELS: usize = 128;
-
-fn point_kernel(is_f16: bool, tiles: usize, chunks: usize) -> &'static str {
-    match (is_f16, tiles, chunks) {
-        (true, 2, 1) => "conv_point_2_1_f16",
-        (true, 2, 3) => "conv_point_2_3_f16",
-        (true, 2, _) => "conv_point_2_0_f16",
-        (true, 6, 1) => "conv_point_6_1_f16",
-        (true, 6, 3) => "conv_point_6_3_f16",
-        (true, 6, _) => "conv_point_6_0_f16",
-        (true, _, _) => "conv_point_8_0_f16",
-        (false, 2, 1) => "conv_point_2_1_bf16",
-        (false, 2, 3) => "conv_point_2_3_bf16",
-        (false, 2, _) => "conv_point_2_0_bf16",
-        (false, 6, 1) => "conv_point_6_1_bf16",
-        (false, 6, 3) => "conv_point_6_3_bf16",
-        (false, 6, _) => "conv_point_6_0_bf16",
-        (false, _, _) => "conv_point_8_0_bf16",
-    }
-}
 
 /// Bytes of shared memory that the tiled kernel wants.
 fn tile_bytes(in_channels: usize, out_tiles: usize) -> usize {
@@ -490,28 +472,7 @@ impl PackedConv {
     fn tile_grid(&self, raw: &Raw, chain: bool) -> (&'static str, Grid) {
         let tiles = out_tiles(self.shape.out_channels);
         let usual = tiles == 6 && self.shape.in_channels.div_ceil(16) == 3;
-        let kernel = match (self.dtype == DType::F16, chain, tiles) {
-            (true, false, _) if usual => "conv_tile_48_f16",
-            (false, false, _) if usual => "conv_tile_48_bf16",
-            (true, true, _) if usual => "conv_chain_48_f16",
-            (false, true, _) if usual => "conv_chain_48_bf16",
-            (true, false, 2) => "conv_tile_2_f16",
-            (true, false, 4) => "conv_tile_4_f16",
-            (true, false, 6) => "conv_tile_6_f16",
-            (true, false, _) => "conv_tile_8_f16",
-            (false, false, 2) => "conv_tile_2_bf16",
-            (false, false, 4) => "conv_tile_4_bf16",
-            (false, false, 6) => "conv_tile_6_bf16",
-            (false, false, _) => "conv_tile_8_bf16",
-            (true, true, 2) => "conv_chain_2_f16",
-            (true, true, 4) => "conv_chain_4_f16",
-            (true, true, 6) => "conv_chain_6_f16",
-            (true, true, _) => "conv_chain_8_f16",
-            (false, true, 2) => "conv_chain_2_bf16",
-            (false, true, 4) => "conv_chain_4_bf16",
-            (false, true, 6) => "conv_chain_6_bf16",
-            (false, true, _) => "conv_chain_8_bf16",
-        };
+        let kernel = tile_kernel(self.dtype == DType::F16, chain, tiles, usual);
         let blocks =
             [(raw.out_width as usize).div_ceil(TILE[1]), (raw.out_height as usize).div_ceil(TILE[0]), raw.n as usize];
         (kernel, Grid { blocks, threads: 256, shared: tile_bytes(self.shape.in_channels, tiles) })

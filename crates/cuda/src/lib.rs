@@ -17,6 +17,7 @@ mod blas;
 pub mod channel_attention;
 pub mod conv;
 pub mod conv_backward;
+mod conv_kernels;
 pub mod copy;
 pub mod decoder;
 pub mod depthwise;
