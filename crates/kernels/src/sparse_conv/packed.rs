@@ -41,6 +41,9 @@ pub struct PackedSparse {
     starts: Vec<usize>,
     /// Where each column begins in the input, if tiles of it are gathered; else empty.
     pub(super) columns_at: Vec<u32>,
+    /// Whether every block has all columns, and meets them in gathered tiles: one after the other then, so that no offset has
+    /// to be looked up.
+    pub(super) in_order: bool,
     /// The highest place in the input that a column begins at.
     highest: usize,
     /// Vectors of pixels in a tile.
@@ -101,10 +104,15 @@ impl<const B: usize> Entry<B> {
         }
     }
 
-    /// This entry, for loops that pass from entry to entry.
+    /// The next entry, for loops.
+    ///
+    /// # Safety
+    /// As for [`after`](Self::after).
     #[inline(always)]
-    pub fn passing(self, unknown: Unknown) -> Entry<B> {
-        if INTERLEAVED { Entry { offset: unknown.hide(self.offset as usize) as *const u32, ..self } } else { self }
+    pub unsafe fn next(self, unknown: Unknown) -> Entry<B> {
+        // SAFETY: the caller's promise.
+        let next = unsafe { self.after(1) };
+        if INTERLEAVED { Entry { offset: unknown.hide(next.offset as usize) as *const u32, ..next } } else { next }
     }
 }
 
@@ -187,6 +195,7 @@ impl PackedSparse {
             bias: padded,
             starts,
             columns_at: Vec::new(),
+            in_order: false,
             highest: 0,
             vectors,
             half: None,
@@ -283,6 +292,7 @@ impl PackedSparse {
             }
         }
         self.columns_at.clear();
+        self.in_order = gather && !self.is_half() && self.indices.len() == self.blocks() * self.columns;
         if gather {
             self.columns_at.extend((0..self.columns).map(|column| to_u32(of(column))));
             self.highest = self.columns_at.iter().copied().max().unwrap_or(0) as usize;

@@ -2,7 +2,7 @@
 
 use super::PackedSparse;
 use super::packed::Entry;
-use super::tiles::is_candidate;
+use super::tiles::{candidates, is_candidate};
 use super::unknown::Unknown;
 use crate::AlignedBuf;
 use crate::simd::{Kernel, MAX_LANES, Simd, dispatch};
@@ -129,8 +129,13 @@ pub(super) const GATHERS: bool = cfg!(target_arch = "wasm32");
 const FEW_REGISTERS: bool = cfg!(target_arch = "wasm32");
 
 /// Whether the loop over columns has two in a turn: V8 asks in every turn whether it is to stop. A branch between the two
-/// keeps it from loading what both need at once.
+/// keeps it from loading what both need at once. Columns in order ([`PackedSparse::in_order`]) are taken by twos alone.
 const PAIRS: bool = cfg!(target_arch = "wasm32");
+
+/// Floats from a column of a gathered tile to the next, where there is no choice between tiles.
+const fn gathered_pixels<V: Simd>(block: usize) -> usize {
+    candidates(V::LANES, V::REGISTERS, block)[0] * V::LANES
+}
 
 impl Kernel for Multiply<'_> {
     type Output = ();
@@ -263,12 +268,32 @@ impl Multiply<'_> {
 
     /// Pixels `x .. x + count` of a row, `NV` vectors of which the last may be partly filled, for all blocks; and pixel
     /// `x + more` if `ONE_MORE`.
+    #[inline(always)]
+    unsafe fn tile<V: Simd, N: Simd, const NV: usize, const B: usize, const ONE_MORE: bool>(
+        &self,
+        row: usize,
+        x: usize,
+        count: usize,
+        more: usize,
+    ) {
+        // SAFETY: as for `blocks`.
+        unsafe {
+            // Dense weights come in blocks of four there.
+            if const { GATHERS && B == 4 } && self.packed.in_order {
+                self.blocks::<V, N, NV, B, ONE_MORE, true>(row, x, count, more);
+            } else {
+                self.blocks::<V, N, NV, B, ONE_MORE, false>(row, x, count, more);
+            }
+        }
+    }
+
+    /// The same, for columns that are `IN_ORDER` or not.
     ///
     /// Engines for WebAssembly keep the sums in registers only in functions as small as this: where tiles of all sizes are in
     /// one, V8 stores them after every column.
     #[cfg_attr(target_arch = "wasm32", inline(never))]
     #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
-    unsafe fn tile<V: Simd, N: Simd, const NV: usize, const B: usize, const ONE_MORE: bool>(
+    unsafe fn blocks<V: Simd, N: Simd, const NV: usize, const B: usize, const ONE_MORE: bool, const IN_ORDER: bool>(
         &self,
         row: usize,
         x: usize,
@@ -278,8 +303,10 @@ impl Multiply<'_> {
         // SAFETY: the pixels are those of the row; an input vector ends within the padding.
         unsafe {
             let input = self.input::<V, NV>(row, x);
+            let pixel = row * self.product.output_row + x;
+            let mut entry = self.packed.entry::<B>(self.blocks.start);
             for block in self.blocks.clone() {
-                self.block::<V, N, NV, B, ONE_MORE>(block, input, row * self.product.output_row + x, count, more);
+                entry = self.block::<V, N, NV, B, ONE_MORE, IN_ORDER>(block, entry, input, pixel, count, more);
             }
         }
     }
@@ -305,16 +332,18 @@ impl Multiply<'_> {
         }
     }
 
-    /// The channels of `block`: `count` pixels from `pixel` of the output on, and one more if asked for.
+    /// The channels of `block`, whose first entry is `entry`: `count` pixels from `pixel` of the output on, and one more if asked
+    /// for. Returns the entry after its last.
     #[inline(always)]
-    unsafe fn block<V: Simd, N: Simd, const NV: usize, const B: usize, const ONE_MORE: bool>(
+    unsafe fn block<V: Simd, N: Simd, const NV: usize, const B: usize, const ONE_MORE: bool, const IN_ORDER: bool>(
         &self,
         block: usize,
+        mut entry: Entry<B>,
         input: *const f32,
         pixel: usize,
         count: usize,
         more: usize,
-    ) {
+    ) -> Entry<B> {
         let packed = self.packed;
         let output_plane = self.product.output_plane;
         // SAFETY: as for `tile`.
@@ -336,20 +365,25 @@ impl Multiply<'_> {
             if ONE_MORE {
                 one = N::load(bias);
             }
-            let (mut entry, unknown) = (packed.entry::<B>(block), Unknown::zero());
-            let mut left = packed.count(block);
+            let unknown = Unknown::zero();
+            let (mut left, mut next) = (packed.count(block), input);
             while left > 0 {
-                Self::column::<V, N, NV, B, ONE_MORE>(entry, input, more, &mut sums, &mut one);
+                let pixels = if IN_ORDER { next } else { entry.pixels(input) };
+                Self::column::<V, N, NV, B, ONE_MORE>(pixels, entry.weights(), more, &mut sums, &mut one);
+                entry = entry.next(unknown);
                 left -= 1;
                 if PAIRS {
                     if left == 0 {
                         break;
                     }
-                    entry = entry.after(1);
-                    Self::column::<V, N, NV, B, ONE_MORE>(entry, input, more, &mut sums, &mut one);
+                    let pixels = if IN_ORDER { next.add(gathered_pixels::<V>(B)) } else { entry.pixels(input) };
+                    Self::column::<V, N, NV, B, ONE_MORE>(pixels, entry.weights(), more, &mut sums, &mut one);
+                    entry = entry.next(unknown);
                     left -= 1;
+                    if IN_ORDER {
+                        next = unknown.hide(next.add(2 * gathered_pixels::<V>(B)) as usize) as *const f32;
+                    }
                 }
-                entry = entry.after(1).passing(unknown);
             }
             let channels = (packed.out_channels() - block * B).min(B);
             let channel = block * B * output_plane;
@@ -359,21 +393,21 @@ impl Multiply<'_> {
                 let (output, pixel) = (output.add(more), pixel + more);
                 self.finish_pixel(one, channels, output, channel, pixel);
             }
+            entry
         }
     }
 
-    /// Adds an entry's products to the sums.
+    /// Adds the products of the pixels at `from` and an entry's weights to the sums.
     #[inline(always)]
     unsafe fn column<V: Simd, N: Simd, const NV: usize, const B: usize, const ONE_MORE: bool>(
-        entry: Entry<B>,
-        input: *const f32,
+        from: *const f32,
+        weight: *const f32,
         more: usize,
         sums: &mut [[V; NV]; B],
         one: &mut N,
     ) {
         // SAFETY: as for `tile`.
         unsafe {
-            let (from, weight) = (entry.pixels(input), entry.weights());
             let mut pixels = [V::splat(0.0); NV];
             for (j, pixels) in pixels.iter_mut().enumerate() {
                 *pixels = V::load(from.add(j * V::LANES));
@@ -412,7 +446,7 @@ impl Multiply<'_> {
                         let entry = entry.after(j);
                         *sum = N::splat(*entry.pixels(input)).mul_add(N::load(entry.weights()), *sum);
                     }
-                    entry = entry.after(4).passing(unknown);
+                    entry = entry.after(3).next(unknown);
                     left -= 4;
                 }
                 while left > 0 {
