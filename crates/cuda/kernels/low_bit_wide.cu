@@ -4,6 +4,7 @@
 // eight blocks are a cluster and add their parts there.
 #include "low_bit_product.cuh"
 
+// Nobody asks for these kernels on other GPUs.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 #include <cooperative_groups.h>
 
@@ -92,14 +93,10 @@ template <class F, int NT> __device__ __forceinline__ void wide(const Product &p
     });
   cluster.sync();
 }
-#define BODY(F, NT) wide<F, NT>(p)
-#else
-#define BODY(F, NT) (void)p
-#endif
-
 #define WIDE(NAME, F, NT)                                                                                              \
   extern "C" __global__ void __cluster_dims__(1, 8, 1) __launch_bounds__(WARPS * 32, 1) wide_##NAME##_##NT(Product p) { \
-    BODY(F, NT);                                                                                                       \
+    wide<F, NT>(p);                                                                                                       \
   }
 #define WIDES(NAME, F) WIDE(NAME, F, 2) WIDE(NAME, F, 4) WIDE(NAME, F, 8)
 FOR_FORMATS(WIDES)
+#endif
