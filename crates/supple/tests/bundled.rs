@@ -98,16 +98,16 @@ fn bundled_weights_reproduce_their_metadata_on_set5() {
     }
     let files = pictures_in(folder).unwrap();
     for entry in models::catalogue() {
-        let models::Location::Bundled { scale } = entry.location else { continue };
+        let models::Location::Bundled { name, scale } = entry.location else { continue };
         // `... "set5": "31.8069/0.8895", ...`
         let metrics = &entry.metadata["metrics"];
         let numbers = metrics.split("\"set5\": \"").nth(1).and_then(|t| t.split('"').next()).unwrap();
         let (psnr, ssim) = numbers.split_once('/').unwrap();
         let (psnr, ssim): (f64, f64) = (psnr.parse().unwrap(), ssim.parse().unwrap());
 
-        let upscaler = Upscaler::bundled(scale).unwrap().with_options(f32_options()).unwrap();
+        let upscaler = Upscaler::bundled_named(name, f32_options()).unwrap();
         let mean = sr(&files, scale, Candidate::Network(&upscaler), &mut |_| true).unwrap().mean;
-        println!("Set5 x{scale}: {:.4} dB, SSIM {:.5}, RGB {:.4} dB", mean.psnr_y, mean.ssim_y, mean.psnr_rgb);
+        println!("{name} on Set5: {:.4} dB, SSIM {:.5}, RGB {:.4} dB", mean.psnr_y, mean.ssim_y, mean.psnr_rgb);
         assert!((mean.psnr_y - psnr).abs() < 0.01 && (mean.ssim_y - ssim).abs() < 2e-4, "{mean:?} against {numbers}");
     }
 }
