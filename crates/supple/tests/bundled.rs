@@ -20,9 +20,13 @@ fn f32_options() -> UpscalerOptions {
 }
 
 #[test]
-fn every_bundled_scale_works_from_one_pixel_on() {
+fn every_bundled_network_works_from_one_pixel_on() {
     for scale in models::BUNDLED_SCALES {
-        let upscaler = Upscaler::bundled(scale).unwrap();
+        assert_eq!(Upscaler::bundled(scale).unwrap().scale(), scale);
+    }
+    for entry in models::catalogue() {
+        let models::Location::Bundled { name, scale } = entry.location else { continue };
+        let upscaler = Upscaler::bundled_named(name, UpscalerOptions::default()).unwrap();
         assert_eq!(upscaler.scale(), scale);
         for (w, h) in [(1, 1), (1, 30), (17, 3), (40, 29)] {
             let r = upscaler.upscale(&scene(w, h)).unwrap();
@@ -32,6 +36,7 @@ fn every_bundled_scale_works_from_one_pixel_on() {
         assert!(flat.samples8().unwrap().iter().all(|v| v.abs_diff(120) < 8), "a flat picture does not stay flat");
     }
     assert!(Upscaler::bundled(5).is_err());
+    assert!(Upscaler::bundled_named("none", UpscalerOptions::default()).is_err());
 }
 
 #[test]
