@@ -58,8 +58,8 @@ fn models_lists_what_is_bundled_and_what_is_found() {
     let json = models(&["--json"]).json();
     let list = json["models"].as_array().unwrap();
     let names: Vec<_> = list.iter().map(|m| (m["name"].as_str().unwrap(), m["scale"].as_u64().unwrap())).collect();
-    assert_eq!(names, [("rlfn_s_x2", 2), ("rlfn_s_x3", 3), ("rlfn_s_x4", 4), ("mine", 3)]);
-    assert_eq!((&list[3]["bundled"], &list[3]["parameters"]), (&false.into(), &461_115.into()));
+    assert_eq!(names, [("rlfn_s_x2", 2), ("rlfn_s_x3", 3), ("rlfn_s_x4", 4), ("ditn_real_x4", 4), ("mine", 3)]);
+    assert_eq!((&list[4]["bundled"], &list[4]["parameters"]), (&false.into(), &461_115.into()));
     assert!(models(&[]).text().contains("mine"));
 
     sandbox.picture("a.png");

@@ -14,10 +14,11 @@ pub const BUNDLED_SCALES: [usize; 3] = [2, 3, 4];
 static BUNDLED: [(&str, usize, &[u8]); 0] = [];
 
 #[cfg(feature = "bundled")]
-static BUNDLED: [(&str, usize, &[u8]); 3] = [
+static BUNDLED: [(&str, usize, &[u8]); 4] = [
     ("rlfn_s_x2", 2, include_bytes!("../../../models/rlfn_s_x2.safetensors")),
     ("rlfn_s_x3", 3, include_bytes!("../../../models/rlfn_s_x3.safetensors")),
     ("rlfn_s_x4", 4, include_bytes!("../../../models/rlfn_s_x4.safetensors")),
+    ("ditn_real_x4", 4, include_bytes!("../../../models/ditn_real_x4.safetensors")),
 ];
 
 /// Where a model is.
@@ -25,6 +26,8 @@ static BUNDLED: [(&str, usize, &[u8]); 3] = [
 pub enum Location {
     /// In the binary.
     Bundled {
+        /// What it is called.
+        name: &'static str,
         /// Its scale.
         scale: usize,
     },
@@ -51,9 +54,14 @@ pub struct ModelEntry {
     pub metadata: BTreeMap<String, String>,
 }
 
-/// Name and bytes of the bundled model for a scale.
+/// Name and bytes of the bundled model for a scale: the first, where there are several.
 pub(crate) fn bundled(scale: usize) -> Option<(&'static str, &'static [u8])> {
     BUNDLED.iter().find(|m| m.1 == scale).map(|m| (m.0, m.2))
+}
+
+/// The bytes of a bundled model.
+pub(crate) fn bundled_named(name: &str) -> Option<&'static [u8]> {
+    BUNDLED.iter().find(|m| m.0 == name).map(|m| m.2)
 }
 
 /// The folder that models are looked for in, if one can be named.
@@ -69,7 +77,7 @@ pub fn catalogue() -> Vec<ModelEntry> {
     let mut entries: Vec<ModelEntry> = BUNDLED
         .iter()
         .map(|&(name, scale, bytes)| {
-            let mut entry = entry(name, Location::Bundled { scale }, bytes.len() as u64, read_header(bytes));
+            let mut entry = entry(name, Location::Bundled { name, scale }, bytes.len() as u64, read_header(bytes));
             entry.scale = Some(scale);
             entry.license = "MIT OR Apache-2.0, see models/README.md".into();
             entry
@@ -127,7 +135,7 @@ fn is_extension_known(path: &Path) -> bool {
 /// As [`Upscaler::bundled`] and [`Upscaler::open`].
 pub fn load(location: &Location, options: UpscalerOptions) -> Result<Upscaler, Error> {
     match location {
-        Location::Bundled { scale } => Upscaler::bundled_with(*scale, options),
+        Location::Bundled { name, .. } => Upscaler::bundled_named(name, options),
         Location::File(path) => Upscaler::open_with(path, options),
     }
 }
@@ -195,11 +203,17 @@ mod tests {
     #[test]
     fn bundled_models_are_listed_with_their_size() {
         let entries = catalogue();
-        for (scale, parameters) in [(2, 454_620), (3, 461_115), (4, 470_208)] {
-            let entry = entries.iter().find(|e| e.location == Location::Bundled { scale }).unwrap();
+        let all = [
+            ("rlfn_s_x2", 2, 454_620),
+            ("rlfn_s_x3", 3, 461_115),
+            ("rlfn_s_x4", 4, 470_208),
+            ("ditn_real_x4", 4, 444_112),
+        ];
+        for (name, scale, parameters) in all {
+            let entry = entries.iter().find(|e| e.location == Location::Bundled { name, scale }).unwrap();
             assert_eq!(entry.parameters, Some(parameters));
             assert_eq!(entry.scale, Some(scale));
-            assert_eq!(read_header(bundled(scale).unwrap().1).unwrap().scale, Some(scale));
+            assert_eq!(read_header(bundled_named(name).unwrap()).unwrap().scale, Some(scale));
             assert_eq!(resolve(&entry.name).unwrap(), entry.location);
         }
     }

@@ -20,9 +20,13 @@ fn f32_options() -> UpscalerOptions {
 }
 
 #[test]
-fn every_bundled_scale_works_from_one_pixel_on() {
+fn every_bundled_network_works_from_one_pixel_on() {
     for scale in models::BUNDLED_SCALES {
-        let upscaler = Upscaler::bundled(scale).unwrap();
+        assert_eq!(Upscaler::bundled(scale).unwrap().scale(), scale);
+    }
+    for entry in models::catalogue() {
+        let models::Location::Bundled { name, scale } = entry.location else { continue };
+        let upscaler = Upscaler::bundled_named(name, UpscalerOptions::default()).unwrap();
         assert_eq!(upscaler.scale(), scale);
         for (w, h) in [(1, 1), (1, 30), (17, 3), (40, 29)] {
             let r = upscaler.upscale(&scene(w, h)).unwrap();
@@ -32,6 +36,7 @@ fn every_bundled_scale_works_from_one_pixel_on() {
         assert!(flat.samples8().unwrap().iter().all(|v| v.abs_diff(120) < 8), "a flat picture does not stay flat");
     }
     assert!(Upscaler::bundled(5).is_err());
+    assert!(Upscaler::bundled_named("none", UpscalerOptions::default()).is_err());
 }
 
 #[test]
@@ -98,16 +103,16 @@ fn bundled_weights_reproduce_their_metadata_on_set5() {
     }
     let files = pictures_in(folder).unwrap();
     for entry in models::catalogue() {
-        let models::Location::Bundled { scale } = entry.location else { continue };
+        let models::Location::Bundled { name, scale } = entry.location else { continue };
         // `... "set5": "31.8069/0.8895", ...`
         let metrics = &entry.metadata["metrics"];
         let numbers = metrics.split("\"set5\": \"").nth(1).and_then(|t| t.split('"').next()).unwrap();
         let (psnr, ssim) = numbers.split_once('/').unwrap();
         let (psnr, ssim): (f64, f64) = (psnr.parse().unwrap(), ssim.parse().unwrap());
 
-        let upscaler = Upscaler::bundled(scale).unwrap().with_options(f32_options()).unwrap();
+        let upscaler = Upscaler::bundled_named(name, f32_options()).unwrap();
         let mean = sr(&files, scale, Candidate::Network(&upscaler), &mut |_| true).unwrap().mean;
-        println!("Set5 x{scale}: {:.4} dB, SSIM {:.5}, RGB {:.4} dB", mean.psnr_y, mean.ssim_y, mean.psnr_rgb);
+        println!("{name} on Set5: {:.4} dB, SSIM {:.5}, RGB {:.4} dB", mean.psnr_y, mean.ssim_y, mean.psnr_rgb);
         assert!((mean.psnr_y - psnr).abs() < 0.01 && (mean.ssim_y - ssim).abs() < 2e-4, "{mean:?} against {numbers}");
     }
 }

@@ -22,7 +22,7 @@ pub use options::UpscalerOptions;
 pub use progress::Progress;
 
 use crate::picture::{Color, Picture, Samples};
-use crate::{Cpu, Error, compute, memory};
+use crate::{Cpu, Error, compute, memory, models};
 use bleed::Bleed;
 use canvas::{Canvas, Turn};
 use network::Origin;
@@ -58,7 +58,19 @@ impl Upscaler {
     /// # Errors
     /// If there is none for this scale, or an option makes no sense.
     pub fn bundled_with(scale: usize, options: UpscalerOptions) -> Result<Upscaler, Error> {
-        Upscaler::load(Origin::Bundled(scale), options)
+        let found = models::bundled(scale).ok_or_else(|| Error::UnknownModel {
+            name: format!("bundled x{scale}"),
+            known: models::BUNDLED_SCALES.iter().map(|s| format!("rlfn_s_x{s}")).collect(),
+        });
+        Upscaler::load(Origin::Bundled(found?.0), options)
+    }
+
+    /// The bundled network of a name that [`models::catalogue`](crate::models::catalogue) lists.
+    ///
+    /// # Errors
+    /// If there is none of this name, or an option makes no sense.
+    pub fn bundled_named(name: &'static str, options: UpscalerOptions) -> Result<Upscaler, Error> {
+        Upscaler::load(Origin::Bundled(name), options)
     }
 
     /// A network from a `.safetensors` or `.pth` file.

@@ -8,8 +8,8 @@ use supple_weights::Weights;
 /// Where an upscaler's weights are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// In the binary, for this scale.
-    Bundled(usize),
+    /// In the binary, of this name.
+    Bundled(&'static str),
     /// In a file.
     File(PathBuf),
     /// Nowhere: the network was given.
@@ -24,12 +24,12 @@ pub(super) fn load(
     device: DeviceChoice,
 ) -> Result<Box<dyn SuperResolution>, Error> {
     let weights = match origin {
-        Origin::Bundled(scale) => {
-            let (name, bytes) = models::bundled(*scale).ok_or_else(|| Error::UnknownModel {
-                name: format!("bundled x{scale}"),
-                known: models::BUNDLED_SCALES.iter().map(|s| format!("rlfn_s_x{s}")).collect(),
+        Origin::Bundled(name) => {
+            let bytes = models::bundled_named(name).ok_or_else(|| Error::UnknownModel {
+                name: (*name).to_owned(),
+                known: models::catalogue().into_iter().map(|entry| entry.name).collect(),
             })?;
-            Weights::from_bytes(name, bytes)
+            Weights::from_bytes(*name, bytes)
         }
         Origin::File(path) => Weights::open(path),
         Origin::Given => return Err(Error::BadOption("a network that was given cannot be loaded again".into())),
