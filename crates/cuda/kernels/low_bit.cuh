@@ -10,8 +10,9 @@
 // | 4-bit integers | for each 64 columns, 16 bytes a lane: columns 0-31 of both rows, columns 32-63 of both rows; pair p of a row's eight lies at bits 4p and 16 + 4p of its word |
 // | 2 further bits | for each 128 columns, 16 bytes a lane, a word for each 32: bytes 0 and 2 are even and odd elements of the first row, 1 and 3 of the second |
 // | 8-bit integers | for each 32 columns, 16 bytes a lane, 8 a row |
-// | 16-bit floats | for each 32 columns, 16 bytes a lane of rows 0-7, then of rows 8-15 |
-// | scales | 16 bytes a row, as the format has them |
+// // | scales | 16 bytes a row, as the format has them |
+//
+// 16-bit floats lie as rows, of whole tiles, so that products of many rows of activations take them as they are.
 //
 // Integers are exact in f16 (times the scales of Q6_K within 2^-12), sums are f32, and scales are applied to those.
 #pragma once
@@ -81,9 +82,11 @@ template <class E> struct Dense {
   static constexpr bool MINS = false;
   struct Raw {
     uint4 v[8];
-    __device__ void load(const uint8_t *tile, int lane) {
+    template <class P> __device__ void load(const P &p, int group, int t, int lane) {
+      const int64_t row = int64_t(p.tiles) * (K * 2);
+      const uint8_t *from = p.weights + (group * 16 + lane / 4) * row + t * (K * 2) + lane % 4 * 16;
 #pragma unroll
-      for (int i = 0; i < 8; i++) v[i] = load_once(tile + (i * 32 + lane) * 16);
+      for (int i = 0; i < 8; i++) v[i] = load_once(from + i % 2 * 8 * row + i / 2 * 64);
     }
     __device__ void operand(int b, int, Operand &o) const {
       const uint4 &first = v[2 * b], &second = v[2 * b + 1];
@@ -96,8 +99,8 @@ template <class E> struct Dense {
     __device__ float2 min_factor() const { return {}; }
   };
   // Eight adjacent values of a row, from column 32 b + 8 c on.
-  static __device__ void values(const uint8_t *tile, int row, int b, int c, float (&out)[8]) {
-    const T *from = reinterpret_cast<const T *>(tile + ((b * 2 + row / 8) * 32 + row % 8 * 4 + c) * 16);
+  static __device__ void values(const uint8_t *weights, int tiles, int row, int t, int b, int c, float (&out)[8]) {
+    const T *from = reinterpret_cast<const T *>(weights) + int64_t(row) * tiles * K + t * K + b * 32 + c * 8;
     for (int i = 0; i < 8; i++) out[i] = up(from[i]);
   }
 };
@@ -109,7 +112,8 @@ template <bool MIN> struct Four {
   static constexpr bool MINS = MIN;
   struct Raw {
     uint4 v[4], d[2], m[2];
-    __device__ void load(const uint8_t *tile, int lane) {
+    template <class P> __device__ void load(const P &p, int group, int t, int lane) {
+      const uint8_t *tile = p.weights + (int64_t(group) * p.tiles + t) * TILE;
 #pragma unroll
       for (int i = 0; i < 4; i++) v[i] = load_once(tile + (i * 32 + lane) * 16);
 #pragma unroll
@@ -127,7 +131,9 @@ template <bool MIN> struct Four {
     }
     __device__ float2 min_factor() const { return {1.0f, 1.0f}; }
   };
-  static __device__ void values(const uint8_t *tile, int row, int b, int c, float (&out)[8]) {
+  static __device__ void values(const uint8_t *weights, int tiles, int row, int t, int b, int c, float (&out)[8]) {
+    const uint8_t *tile = weights + (int64_t(row / 16) * tiles + t) * TILE;
+    row %= 16;
     const uint32_t word =
         *reinterpret_cast<const uint32_t *>(tile + (b / 2 * 32 + row % 8 * 4 + c) * 16 + b % 2 * 8 + row / 8 * 4);
     const float d = __half2float(reinterpret_cast<const f16 *>(tile + 2048 + row * 16)[b]);
@@ -146,7 +152,8 @@ struct Q8_0 {
   static constexpr bool MINS = false;
   struct Raw {
     uint4 v[8], d[2];
-    __device__ void load(const uint8_t *tile, int lane) {
+    template <class P> __device__ void load(const P &p, int group, int t, int lane) {
+      const uint8_t *tile = p.weights + (int64_t(group) * p.tiles + t) * TILE;
 #pragma unroll
       for (int i = 0; i < 8; i++) v[i] = load_once(tile + (i * 32 + lane) * 16);
 #pragma unroll
@@ -167,7 +174,9 @@ struct Q8_0 {
     __device__ uint2 min(int) const { return {}; }
     __device__ float2 min_factor() const { return {}; }
   };
-  static __device__ void values(const uint8_t *tile, int row, int b, int c, float (&out)[8]) {
+  static __device__ void values(const uint8_t *weights, int tiles, int row, int t, int b, int c, float (&out)[8]) {
+    const uint8_t *tile = weights + (int64_t(row / 16) * tiles + t) * TILE;
+    row %= 16;
     const int8_t *from = reinterpret_cast<const int8_t *>(tile + (b * 32 + row % 8 * 4 + c) * 16 + row / 8 * 8);
     const float d = __half2float(reinterpret_cast<const f16 *>(tile + 4096 + row * 16)[b]);
     for (int i = 0; i < 8; i++) out[i] = d * from[i];
@@ -181,7 +190,8 @@ struct Q4_K {
   static constexpr bool MINS = true;
   struct Raw {
     uint4 v[4], s[2];
-    __device__ void load(const uint8_t *tile, int lane) {
+    template <class P> __device__ void load(const P &p, int group, int t, int lane) {
+      const uint8_t *tile = p.weights + (int64_t(group) * p.tiles + t) * TILE;
 #pragma unroll
       for (int i = 0; i < 4; i++) v[i] = load_once(tile + (i * 32 + lane) * 16);
 #pragma unroll
@@ -209,7 +219,9 @@ struct Q4_K {
     }
     __device__ float2 min_factor() const { return {-half_of(s[0], 1) * 16777216.0f, -half_of(s[1], 1) * 16777216.0f}; }
   };
-  static __device__ void values(const uint8_t *tile, int row, int b, int c, float (&out)[8]) {
+  static __device__ void values(const uint8_t *weights, int tiles, int row, int t, int b, int c, float (&out)[8]) {
+    const uint8_t *tile = weights + (int64_t(row / 16) * tiles + t) * TILE;
+    row %= 16;
     const uint32_t word =
         *reinterpret_cast<const uint32_t *>(tile + (b / 2 * 32 + row % 8 * 4 + c) * 16 + b % 2 * 8 + row / 8 * 4);
     const uint4 s = *reinterpret_cast<const uint4 *>(tile + 2048 + row * 16);
@@ -227,7 +239,8 @@ struct Q6_K {
   struct Raw {
     uint4 v[4], h[2], s[2];
     uint16_t d[2];
-    __device__ void load(const uint8_t *tile, int lane) {
+    template <class P> __device__ void load(const P &p, int group, int t, int lane) {
+      const uint8_t *tile = p.weights + (int64_t(group) * p.tiles + t) * TILE;
 #pragma unroll
       for (int i = 0; i < 4; i++) v[i] = load_once(tile + (i * 32 + lane) * 16);
 #pragma unroll
@@ -261,7 +274,9 @@ struct Q6_K {
     __device__ uint2 min(int) const { return {}; }
     __device__ float2 min_factor() const { return {}; }
   };
-  static __device__ void values(const uint8_t *tile, int row, int b, int c, float (&out)[8]) {
+  static __device__ void values(const uint8_t *weights, int tiles, int row, int t, int b, int c, float (&out)[8]) {
+    const uint8_t *tile = weights + (int64_t(row / 16) * tiles + t) * TILE;
+    row %= 16;
     const int lane = row % 8 * 4 + c;
     const uint32_t word = *reinterpret_cast<const uint32_t *>(tile + (b / 2 * 32 + lane) * 16 + b % 2 * 8 + row / 8 * 4);
     const uint8_t *high = tile + 2048 + (b / 4 * 32 + lane) * 16 + b % 4 * 4 + row / 8;

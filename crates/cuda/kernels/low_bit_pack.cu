@@ -29,8 +29,8 @@ __device__ inline void copy_bytes(uint8_t *to, const uint8_t *from, int count) {
 
 // Packs eight values of a row, from column 32 b + 8 c of a tile on; the first of a row's packs its scales too. `row` are the bytes of
 // its row or null, `left` its blocks of 32 (elements for floats) from the tile's on.
-template <class E> __device__ void pack(Dense<E>, uint8_t *tile, const uint8_t *from, int left, int row, int b, int c) {
-  uint8_t *to = tile + ((b * 2 + row / 8) * 32 + row % 8 * 4 + c) * 16;
+template <class E> __device__ void pack(Dense<E>, uint8_t *tile, const uint8_t *from, int left, int, int b, int c) {
+  uint8_t *to = tile + b * 64 + c * 16;
   for (int i = 0; i < 8; i++) copy_bytes(to + 2 * i, from && b * 32 + c * 8 + i < left ? from + (b * 32 + c * 8 + i) * 2 : nullptr, 2);
 }
 template <bool MIN> __device__ void pack(Four<MIN>, uint8_t *tile, const uint8_t *from, int left, int row, int b, int c) {
@@ -86,6 +86,12 @@ __device__ int source_bytes(Q8_0) { return 8 * 34; }
 __device__ int source_bytes(Q4_K) { return 144; }
 __device__ int source_bytes(Q6_K) { return 210; }
 
+// Where a tile begins; of floats its row there.
+template <class F> __device__ int64_t place(F, int64_t group, int, int tiles, int64_t t) { return (group * tiles + t) * F::TILE; }
+template <class E> __device__ int64_t place(Dense<E>, int64_t group, int row, int tiles, int64_t t) {
+  return ((group * 16 + row) * tiles + t) * Dense<E>::K * 2;
+}
+
 // A thread for each eight values.
 template <class F> __device__ void pack_all(const Packing &p) {
   constexpr int PARTS = F::K / 8;
@@ -95,23 +101,25 @@ template <class F> __device__ void pack_all(const Packing &p) {
     const int64_t tile = i / PARTS / 16, t = tile % p.tiles, group = p.first + tile / p.tiles;
     const int left = p.k - int(t) * F::K;
     const uint8_t *from = left > 0 ? source(p, group * 16 + row) : nullptr;
-    pack(F(), p.to + (group * p.tiles + t) * F::TILE, from ? from + t * source_bytes(F()) : nullptr, left, row, part / 4, part % 4);
+    pack(F(), p.to + place(F(), group, row, p.tiles, t), from ? from + t * source_bytes(F()) : nullptr, left, row, part / 4, part % 4);
   }
 }
 
 // Rows `first` to `first + count - 1` as 16-bit numbers of `width` columns each.
+// A block a row.
 template <class F>
-__device__ void dequantize(const uint8_t *weights, int tiles, int first, int count, int width, typename F::T *to) {
+__device__ void dequantize(const uint8_t *weights, int tiles, int first, int width, typename F::T *to) {
   using T = typename F::T;
   wait_for_previous();
   launch_next();
-  const int parts = width / 8;
-  const int64_t total = int64_t(count) * parts;
-  for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < total; i += int64_t(gridDim.x) * blockDim.x) {
-    const int row = first + int(i / parts), part = i % parts, t = part / (F::K / 8), b = part % (F::K / 8);
+  const uint32_t parts = width / 8;
+  for (uint32_t part = threadIdx.x, here = blockIdx.x; part < parts; part += blockDim.x) {
+    const int row = first + int(here), t = part / (F::K / 8), b = part % (F::K / 8);
+    const int64_t i = int64_t(here) * parts + part;
     float v[8];
-    F::values(weights + (int64_t(row / 16) * tiles + t) * F::TILE, row % 16, b / 4, b % 4, v);
+    F::values(weights, tiles, row, t, b / 4, b % 4, v);
     Pack<T, 8> out;
+#pragma unroll
     for (int j = 0; j < 8; j++) out.v[j] = down<T>(v[j]);
     *reinterpret_cast<Pack<T, 8> *>(to + i * 8) = out;
   }
@@ -126,7 +134,7 @@ __device__ void embed(const uint8_t *table, int rows, int tiles, int k, const ui
   for (int part = threadIdx.x; part * 8 < k; part += blockDim.x) {
     float v[8];
     const int t = part / (F::K / 8), b = part % (F::K / 8);
-    if (row < uint32_t(rows)) F::values(table + (int64_t(row / 16) * tiles + t) * F::TILE, row % 16, b / 4, b % 4, v);
+    if (row < uint32_t(rows)) F::values(table, tiles, row, t, b / 4, b % 4, v);
     else
       for (float &value : v) value = NAN;
     for (int j = 0; j < 8; j++)
@@ -136,9 +144,9 @@ __device__ void embed(const uint8_t *table, int rows, int tiles, int k, const ui
 
 #define PACK(NAME, F)                                                                                               \
   extern "C" __global__ void pack_##NAME(Packing p) { pack_all<F>(p); }                                             \
-  extern "C" __global__ void dequantize_##NAME(const uint8_t *weights, int tiles, int first, int count, int width,  \
+  extern "C" __global__ void dequantize_##NAME(const uint8_t *weights, int tiles, int first, int width,  \
                                                F::T *to) {                                                          \
-    dequantize<F>(weights, tiles, first, count, width, to);                                                         \
+    dequantize<F>(weights, tiles, first, width, to);                                                         \
   }                                                                                                                 \
   extern "C" __global__ void embed_##NAME(const uint8_t *table, int rows, int tiles, int k, const uint32_t *ids,    \
                                           float scale, float *x) {                                                  \

@@ -1,93 +1,18 @@
-// Products of packed weights with up to 64 rows of activations: out[token][row] = sum over k of weight[row][k] * x[token][k].
+// Products of packed weights with a few rows of activations: out[token][row] = sum over k of weight[row][k] * x[token][k].
 //
 // A block takes 16 rows of weights; its eight warps take an eighth of the columns each, in order, and their sums are added in a fixed
 // tree. A token's sums are made in the same order whatever is beside it. The first weights are asked for before the kernel in front
 // has ended.
-#include "dependent.cuh"
-#include "low_bit.cuh"
-
-// As in `product.rs`.
-struct Product {
-  const uint8_t *weights;
-  const void *x;   // 16-bit, [tokens, x_row]; zeros beyond the columns of the matrix
-  float *out;      // [tokens, out_row]
-  void *gated;     // 16-bit, [tokens, out_row]: then rows are eight of the gate and eight of what it gates, in turn
-  int rows, tiles; // of the matrix, in columns of tiles
-  int tokens, x_row, out_row;
-  int add;         // whether the product is added to what is there
-  int gate;        // 0 is SiLU, 1 GELU by tanh
-  float cap;       // if not 0, cap * tanh(product / cap) is stored
-};
-
-constexpr int WARPS = 8;
-
-__device__ inline float gate_of(int kind, float x) {
-  if (kind == 0) return x / (1.0f + expf(-x));
-  return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
-}
-
-template <class T> __device__ inline T saturated(float x) { return down<T>(x); }
-template <> __device__ inline f16 saturated<f16>(float x) { return __float2half_rn(fminf(fmaxf(x, -65504.0f), 65504.0f)); }
-
-// acc += a tile's part of the product, of NT groups of eight tokens. `x` is this lane's first eight columns of its tokens.
-template <class F, int NT>
-__device__ __forceinline__ void accumulate(float (&acc)[NT][4], const typename F::Raw &raw, const typename F::T *(&x)[NT],
-                                           int column, int c) {
-  using T = typename F::T;
-  constexpr bool SUMS = F::SCALING == BY_TILE || F::SCALING == BY_BOTH, PARTS = F::SCALING == BY_32 || F::SCALING == BY_BOTH;
-  float sum[SUMS ? NT : 1][4] = {}, low[F::MINS ? NT : 1][4] = {};
-#pragma unroll
-  for (int b = 0; b < F::K / 32; b++) {
-    Operand o;
-    raw.operand(b, c, o);
-    const float2 scale = raw.scale(b);
-    const uint2 min = raw.min(b);
-    const uint32_t mins[4] = {min.x, min.y, min.x, min.y};
-#pragma unroll
-    for (int n = 0; n < NT; n++) {
-      const uint4 v = *reinterpret_cast<const uint4 *>(x[n] + column + 32 * b);
-      float(&to)[4] = SUMS ? sum[SUMS ? n : 0] : acc[n];
-      if (PARTS) {
-        float part[4] = {};
-        mma(T(), part, o.a[0], v.x, v.y);
-        mma(T(), part, o.a[1], v.z, v.w);
-#pragma unroll
-        for (int e = 0; e < 4; e++) to[e] = fmaf(e < 2 ? scale.x : scale.y, part[e], to[e]);
-      } else {
-        mma(T(), to, o.a[0], v.x, v.y);
-        mma(T(), to, o.a[1], v.z, v.w);
-      }
-      if (F::MINS) {
-        mma(T(), low[F::MINS ? n : 0], mins, v.x, v.y);
-        mma(T(), low[F::MINS ? n : 0], mins, v.z, v.w);
-      }
-    }
-  }
-  if (SUMS) {
-    const float2 scale = raw.tile_scale();
-#pragma unroll
-    for (int n = 0; n < NT; n++)
-#pragma unroll
-      for (int e = 0; e < 4; e++) acc[n][e] = fmaf(e < 2 ? scale.x : scale.y, sum[SUMS ? n : 0][e], acc[n][e]);
-  }
-  if (F::MINS) {
-    const float2 factor = raw.min_factor();
-#pragma unroll
-    for (int n = 0; n < NT; n++)
-#pragma unroll
-      for (int e = 0; e < 4; e++) acc[n][e] = fmaf(e < 2 ? factor.x : factor.y, low[F::MINS ? n : 0][e], acc[n][e]);
-  }
-}
+#include "low_bit_product.cuh"
 
 template <class F, int NT> __device__ __forceinline__ void product(const Product &p) {
   using T = typename F::T;
   __shared__ float parts[WARPS][NT * 4][32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, c = lane % 4;
   const int share = (p.tiles + WARPS - 1) / WARPS, first = warp * share, last = min(first + share, p.tiles);
-  const uint8_t *tile = p.weights + int64_t(blockIdx.x) * p.tiles * F::TILE;
   typename F::Raw even, odd;
-  if (first < last) even.load(tile + int64_t(first) * F::TILE, lane);
-  if (first + 1 < last) odd.load(tile + int64_t(first + 1) * F::TILE, lane);
+  if (first < last) even.load(p, blockIdx.x, first, lane);
+  if (first + 1 < last) odd.load(p, blockIdx.x, first + 1, lane);
   wait_for_previous();
   launch_next();
   const T *x[NT];
@@ -100,10 +25,10 @@ template <class F, int NT> __device__ __forceinline__ void product(const Product
   float acc[NT][4] = {};
   for (int t = first; t < last; t += 2) {
     accumulate<F, NT>(acc, even, x, t * F::K, c);
-    if (t + 2 < last) even.load(tile + int64_t(t + 2) * F::TILE, lane);
+    if (t + 2 < last) even.load(p, blockIdx.x, t + 2, lane);
     if (t + 1 < last) {
       accumulate<F, NT>(acc, odd, x, (t + 1) * F::K, c);
-      if (t + 3 < last) odd.load(tile + int64_t(t + 3) * F::TILE, lane);
+      if (t + 3 < last) odd.load(p, blockIdx.x, t + 3, lane);
     }
   }
 #pragma unroll
@@ -111,36 +36,17 @@ template <class F, int NT> __device__ __forceinline__ void product(const Product
 #pragma unroll
     for (int e = 0; e < 4; e++) parts[warp][n * 4 + e][lane] = acc[n][e];
   __syncthreads();
-  auto total = [&](int i, int l) {
+  store<F, WARPS * 32>(p, blockIdx.x, 0, NT, [&](int i, int l) {
     float a[WARPS];
 #pragma unroll
     for (int w = 0; w < WARPS; w++) a[w] = parts[w][i][l];
-    return ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7]));
-  };
-  if (p.gated) {
-    for (int at = threadIdx.x; at < NT * 64; at += WARPS * 32) {
-      const int l = at % 32, n = at / 64, e = at / 32 % 2;
-      const int row = blockIdx.x * 8 + l / 4, token = n * 8 + l % 4 * 2 + e;
-      const float gate = total(n * 4 + e, l), up = total(n * 4 + 2 + e, l);
-      if (row < p.rows / 2 && token < p.tokens)
-        static_cast<T *>(p.gated)[int64_t(token) * p.out_row + row] = saturated<T>(gate_of(p.gate, gate) * up);
-    }
-    return;
-  }
-  for (int at = threadIdx.x; at < NT * 128; at += WARPS * 32) {
-    const int l = at % 32, i = at / 32, n = i / 4, e = i % 4;
-    const int row = blockIdx.x * 16 + l / 4 + e / 2 * 8, token = n * 8 + l % 4 * 2 + e % 2;
-    if (row >= p.rows || token >= p.tokens) continue;
-    float *to = p.out + int64_t(token) * p.out_row + row;
-    float value = total(i, l);
-    if (p.cap != 0.0f) value = p.cap * tanhf(value / p.cap);
-    *to = p.add ? *to + value : value;
-  }
+    return tree(a);
+  });
 }
 
-#define PRODUCT(NAME, F, NT)                                                                                        \
-  extern "C" __global__ void __launch_bounds__(WARPS * 32, NT <= 2 ? 2 : 1) product_##NAME##_##NT(Product p) { \
-    product<F, NT>(p);                                                                                              \
+#define PRODUCT(NAME, F, NT, BLOCKS)                                                            \
+  extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS) product_##NAME##_##NT(Product p) { \
+    product<F, NT>(p);                                                                      \
   }
-#define PRODUCTS(NAME, F) PRODUCT(NAME, F, 1) PRODUCT(NAME, F, 2) PRODUCT(NAME, F, 4) PRODUCT(NAME, F, 8)
+#define PRODUCTS(NAME, F) PRODUCT(NAME, F, 1, 2) PRODUCT(NAME, F, 2, 2) PRODUCT(NAME, F, 4, 1) PRODUCT(NAME, F, 8, 1)
 FOR_FORMATS(PRODUCTS)

@@ -34,6 +34,8 @@ pub(super) struct Kernels {
     pub embed: &'static str,
     /// For up to 8, 16, 32 and 64 rows of activations.
     pub product: [&'static str; 4],
+    /// Those of Hopper for up to 16, 32 and 64 rows.
+    pub wide: [&'static str; 3],
 }
 
 macro_rules! kernels {
@@ -48,6 +50,7 @@ macro_rules! kernels {
                 concat!("product_", $name, "_4"),
                 concat!("product_", $name, "_8"),
             ],
+            wide: [concat!("wide_", $name, "_2"), concat!("wide_", $name, "_4"), concat!("wide_", $name, "_8")],
         }
     };
 }
@@ -80,6 +83,11 @@ impl WeightFormat {
     pub const fn row_bytes(self, k: usize) -> Option<usize> {
         let (weights, bytes) = self.block();
         if k.is_multiple_of(weights) { (k / weights).checked_mul(bytes) } else { None }
+    }
+
+    /// Whether weights are 16-bit floats, which lie as rows.
+    pub(super) const fn is_dense(self) -> bool {
+        matches!(self, WeightFormat::F16 | WeightFormat::Bf16)
     }
 
     /// The type of activations that products take: brain floats for brain floats, else half precision.

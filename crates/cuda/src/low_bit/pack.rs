@@ -10,7 +10,7 @@ const KERNEL: &str = "packed matrix";
 /// Bytes of a file that are packed at a time.
 const PART: usize = 64 << 20;
 
-/// A weight `[rows, k]` on the GPU, in tiles of 16 rows (`kernels/low_bit.cuh`). What pads rows and columns to whole tiles is zero.
+/// A weight `[rows, k]` on the GPU, in tiles of 16 rows (`kernels/low_bit.cuh`); 16-bit floats lie as rows. What pads rows and columns to whole tiles is zero.
 #[derive(Debug)]
 pub struct PackedMatrix {
     memory: Memory,
@@ -210,11 +210,11 @@ impl PackedMatrix {
             return Ok(());
         }
         let (from, to) = (self.pointer(), out.0.pointer());
-        let [tiles, first, rows, width] = [self.tiles(), first, count, width].map(|n| n as i32);
-        let grid = Grid::flat(count * padded(self.k) / 8);
+        let [tiles, first, width] = [self.tiles(), first, width].map(|n| n as i32);
+        let grid = Grid { blocks: [count, 1, 1], threads: 256, shared: 0 };
         // SAFETY: the kernel takes these types; rows lie within the matrix, and `out` has room for them, aligned.
         unsafe {
-            gpu.launch_early(kernel, grid, arguments![from, tiles, first, rows, width, to], &|| format!("{count} rows"))
+            gpu.launch_early(kernel, grid, arguments![from, tiles, first, width, to], &|| format!("{count} rows"))
         }
     }
 

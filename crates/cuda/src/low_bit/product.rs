@@ -143,10 +143,18 @@ pub fn project(
             Outcome::Gated { gate, .. } => (raw.gated, raw.gate) = (at, i32::from(gate == Gate::GeluTanh)),
         }
         let size = count.div_ceil(8).next_power_of_two().ilog2() as usize;
-        let grid = Grid { blocks: [rows.div_ceil(16), 1, 1], threads: 256, shared: 0 };
+        let kernels = matrix.format().kernels();
+        let (kernel, grid) = if size > 0 && gpu.capability() >= (9, 0) {
+            let columns = matrix.format().tile().0;
+            // Two buffers of activations, and the sums of eight warps.
+            let shared = (8 << size) * (2 * 2 * (columns + 32) + 8 * 16 * 4);
+            (kernels.wide[size - 1], Grid { blocks: [rows.div_ceil(128), 8, 1], threads: 256, shared })
+        } else {
+            (kernels.product[size], Grid { blocks: [rows.div_ceil(16), 1, 1], threads: 256, shared: 0 })
+        };
         let describe = || format!("{count} of {rows} x {}", matrix.k());
         // SAFETY: the kernel takes this; input and result were checked to lie in their memory, aligned, and the matrix is whole.
-        unsafe { gpu.launch_early(matrix.format().kernels().product[size], grid, arguments![raw], &describe) }?;
+        unsafe { gpu.launch_early(kernel, grid, arguments![raw], &describe) }?;
     }
     Ok(())
 }
@@ -163,20 +171,28 @@ fn many(
 ) -> Result<(), Error> {
     const KERNEL: &str = "packed product";
     let (rows, width, dtype) = (matrix.rows(), padded(matrix.k()), matrix.format().input());
-    let gated = matrix.is_gated();
-    let bytes_of_row = 2 * (width + if gated { tokens } else { 0 });
-    let step = (scratch.memory.bytes() / bytes_of_row / 128 * 128).min(rows.next_multiple_of(128));
+    let (gated, dense) = (matrix.is_gated(), matrix.format().is_dense());
+    // Weights in 16 bits, and products on their way to the gate.
+    let own = if dense { 0 } else { width };
+    let bytes_of_row = 2 * (own + if gated { tokens } else { 0 });
+    let room = scratch.memory.bytes().checked_div(bytes_of_row).unwrap_or(usize::MAX);
+    let step = (room / 128 * 128).min(rows.next_multiple_of(128));
     if step == 0 {
         let bytes = scratch.memory.bytes();
         return refuse!(KERNEL, "{tokens} tokens want {} bytes of scratch memory, not {bytes}", 128 * bytes_of_row);
     }
     for first in (0..rows).step_by(step) {
         let count = step.min(rows - first);
-        let weights = ElementsMut::new(&scratch.memory, 0, dtype);
-        matrix.dequantize(gpu, first, count, weights)?;
+        let weights = if dense {
+            Elements::new(matrix.memory(), first * width, dtype)
+        } else {
+            let weights = ElementsMut::new(&scratch.memory, 0, dtype);
+            matrix.dequantize(gpu, first, count, weights)?;
+            weights.0
+        };
         let a = Matrices::dense(input, [tokens, width]);
-        let b = Matrices::dense(weights.0, [count, width]).turn();
-        let between = Elements::new(&scratch.memory, step * width, dtype);
+        let b = Matrices::dense(weights, [count, width]).turn();
+        let between = Elements::new(&scratch.memory, step * own, dtype);
         let (kind, d, residual) = match outcome {
             Outcome::Gated { .. } => (Kind::Float(dtype), Matrices::dense(between, [tokens, count]), false),
             Outcome::Store { out, row, .. } | Outcome::Add { out, row } => {
