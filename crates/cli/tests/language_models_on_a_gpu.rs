@@ -24,7 +24,7 @@ fn made_up_weights_are_measured_and_said_to_be_that() {
     let text = run.text();
     assert!(text.contains("smollm2-135m, random Q4_0: llama, 134.5 M weights"), "{text}");
     assert!(text.contains("pp2") && text.contains("tg2"), "{text}");
-    sandbox.run(&["bench", "llm"]).exits(2).says("--shape");
+    sandbox.run(&["bench", "llm"]).exits(2).says("<MODEL>");
     sandbox.run(&["bench", "llm", "--shape", "llama-9b"]).exits(2).says("llama-3.1-8b");
     sandbox.run(&["bench", "llm", "--shape", "llama-3.1-8b", "--format", "q9"]).exits(2).says("q4_k");
 }
