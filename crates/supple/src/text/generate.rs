@@ -226,11 +226,16 @@ impl TextGenerator {
         Ok(tokens)
     }
 
+    /// An empty cache for up to `positions` tokens of all sequences together.
+    pub fn cache(&self, positions: usize) -> Cache {
+        Cache::new(self.model.config(), self.format, positions)
+    }
+
     /// A stream of text, with a cache of its own.
     pub fn session(&self) -> Session<'_> {
         Session {
             generator: self,
-            cache: Cache::new(self.model.config(), self.format, self.context),
+            cache: self.cache(self.context),
             work: Workspace::new(),
             sequence: Sequence::default(),
             tokens: Vec::new(),
