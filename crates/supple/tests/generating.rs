@@ -5,6 +5,7 @@ use supple::Error;
 use supple::text::evaluate::{Windows, divergence, perplexity};
 use supple::text::generate::{Finish, OpenOptions, Request, TextGenerator};
 use supple::text::sampling::Sampling;
+use supple::text::tasks::{Choice, ModelScorer, Scorer};
 use supple::weights::gguf::{Array, BlockType, NewTensor, Value, save};
 
 /// The letter that stands for a byte in byte-level vocabularies.
@@ -192,4 +193,39 @@ fn a_text_has_a_perplexity_and_no_divergence_from_itself() {
     let apart = divergence(&generator, &other, &tokens, windows, &mut |_, _, _| true).unwrap();
     assert!(apart.mean > 0.01 && apart.agreement < 1.0 && apart.predictions == count, "{apart:?}");
     assert!(matches!(perplexity(&generator, &tokens, windows, &mut |_, _, _| false), Err(Error::Cancelled)));
+}
+
+#[test]
+fn continuations_scored_together_get_what_each_gets_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let generator = open(&folder);
+    let choice =
+        |context: &str, continuation: &str| Choice { context: context.into(), continuation: continuation.into() };
+    let mut choices: Vec<Choice> =
+        (0..20).map(|i| choice(&"some text. "[i % 3..].repeat(1 + i % 4), &" and its end"[..2 + i % 9])).collect();
+    // The same text twice, none at all, and one that is longer than the context.
+    choices.push(choices[3].clone());
+    choices.push(choice("", "abc"));
+    choices.push(choice(&"far too long ".repeat(9), " the end"));
+    let together = ModelScorer::new(&generator).unwrap().score(&choices).unwrap();
+    let mut scorer = ModelScorer::new(&generator).unwrap();
+    for (choice, found) in choices.iter().zip(&together) {
+        assert_eq!(scorer.score(std::slice::from_ref(choice)).unwrap(), [*found], "{choice:?}");
+    }
+    assert_eq!(together[20], together[3]);
+    // By hand: one token at a time.
+    let of = |choice: &Choice| -> f64 {
+        let all = generator.encode(&format!("{}{}", choice.context, choice.continuation)).unwrap();
+        let first = choice.context.len().max(1);
+        let log_prob = |at: usize| {
+            let request = Request { log_probs: Some(257), ..request(0, 1) };
+            let result = generator.session().generate(&all[..at], &request, &mut |_| true).unwrap();
+            f64::from(result.tokens[0].alternatives.iter().find(|other| other.0 == all[at]).unwrap().1)
+        };
+        (first..all.len()).map(log_prob).sum()
+    };
+    for at in [0, 7, 19, 21] {
+        let wanted = of(&choices[at]);
+        assert!((together[at].log_prob - wanted).abs() < 1e-3, "{:?}: {wanted}", together[at]);
+    }
 }

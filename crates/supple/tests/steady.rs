@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use supple::text::generate::{Format, OpenOptions, Request, TextGenerator};
 use supple::text::sampling::{Sampler, Sampling};
 use supple::weights::gguf::{Array, BlockType, NewTensor, Value, save};
-use supple_models::llama::{Cache, Input, Sequence, Wanted, Workspace};
+use supple_models::llama::{Input, Sequence, Wanted};
 
 /// The system's allocator, with a count of what it was asked for by any thread, and of the bytes that are held.
 struct Counting;
@@ -101,7 +101,8 @@ fn model(folder: &Path) -> PathBuf {
 
 fn open(threads: usize) -> TextGenerator {
     let folder = tempfile::tempdir().unwrap();
-    let options = OpenOptions { threads: Some(threads), ..OpenOptions::default() };
+    // Allocations of the CPU are counted.
+    let options = OpenOptions { threads: Some(threads), device: supple::DeviceChoice::Cpu, ..OpenOptions::default() };
     TextGenerator::open(&model(folder.path()), options).unwrap()
 }
 
@@ -136,8 +137,7 @@ fn a_token_allocates_nothing() {
         for format in [Format::F16, Format::Q8_0, Format::Q4_0] {
             let generator = open(threads);
             let model = generator.model();
-            let mut cache = Cache::new(model.config(), format, 2 * 128);
-            let mut work = Workspace::new();
+            let mut state = model.state(format, 2 * 128).unwrap();
             let mut sequences = [Sequence::default(), Sequence::default()];
             let sampling = Sampling { repetition_penalty: 1.2, presence_penalty: 0.1, ..Sampling::default() };
             let mut sampler = Sampler::new(sampling).unwrap();
@@ -155,11 +155,11 @@ fn a_token_allocates_nothing() {
                         Input { sequence: first, tokens, wanted: Wanted::Last },
                         Input { sequence: second, tokens, wanted: Wanted::Nothing },
                     ];
-                    let logits = model.forward(&mut cache, &mut work, inputs).unwrap();
+                    let logits = model.forward(&mut state, inputs).unwrap();
                     let token = sampler.sample(logits, &text).unwrap();
                     text.push(token);
                 }
-                sequences.iter_mut().for_each(|sequence| cache.truncate(sequence, 0));
+                sequences.iter_mut().for_each(|sequence| state.truncate(sequence, 0));
                 allocations.push(ALLOCATIONS.load(Ordering::Relaxed) - before);
             }
             assert!(allocations[0] > 0, "it counts");

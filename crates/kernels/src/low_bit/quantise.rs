@@ -1,5 +1,5 @@
 //! Writing blocks of 32 weights: `Q8_0`, `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, by rounding to nearest, as ggml's reference does.
-//! Blocks of 256 are those of [`super::quantise_k`].
+//! Blocks of 256 are those of `quantise_k`.
 //!
 //! Blocks (`d`, `m` half-precision, little-endian): `Q8_0` is d · 32 bytes; `Q4_0` d · 16 bytes, weight `i` in the lower half
 //! of byte `i`, weight `i + 16` in the upper; `Q4_1` d · m · 16 bytes alike; `Q5_0` d · 32 fifth bits · 16 bytes; `Q5_1` d · m ·

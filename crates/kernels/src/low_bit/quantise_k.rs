@@ -3,7 +3,7 @@
 //! Each sub-block is fitted alone first: integers for a few trial scales, the scale (and minimum) that suits those integers best
 //! by least squares, and so on from the best of them. Then the scales become integers themselves, times a half-precision float
 //! of the block: neighbours of each are tried, and the float is fitted to all integers, twice. Blocks are described in
-//! [`super::formats`]. Sums are made lane by lane, in the same order for every instruction set.
+//! `formats.rs`. Sums are made lane by lane, in the same order for every instruction set.
 
 use super::{f16_to_f32, f32_to_f16};
 use crate::Isa;

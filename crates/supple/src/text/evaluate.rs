@@ -226,7 +226,7 @@ fn compare(p: &[f32], q: &[f32]) -> (f64, bool) {
 }
 
 /// `f(row)` for all rows, by all threads.
-fn by_row<T: Send + Default + Clone>(
+pub(super) fn by_row<T: Send + Default + Clone>(
     generator: &TextGenerator,
     rows: usize,
     f: &(dyn Fn(usize) -> T + Sync),

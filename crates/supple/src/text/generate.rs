@@ -252,6 +252,14 @@ impl TextGenerator {
         Ok(tokens)
     }
 
+    /// An empty cache for up to `positions` tokens of all sequences together, with the memory of a pass.
+    ///
+    /// # Errors
+    /// If the device's memory does not hold it.
+    pub fn state(&self, positions: usize) -> Result<State, Error> {
+        Ok(self.model.state(self.format, positions)?)
+    }
+
     /// A stream of text, with a cache of its own.
     pub fn session(&self) -> Session<'_> {
         Session {

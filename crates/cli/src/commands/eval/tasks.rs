@@ -65,7 +65,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     let tests = tests.collect::<anyhow::Result<Vec<_>>>()?;
     let generator = args.compute.open(&args.model)?;
     interrupt::install();
-    let mut scorer = ModelScorer::new(&generator);
+    let mut scorer = ModelScorer::new(&generator)?;
     let mut rows = vec![["test", "questions", "accuracy", "normalised", "perplexity"].map(String::from)];
     let mut list = Vec::new();
     for (task, questions) in &tests {

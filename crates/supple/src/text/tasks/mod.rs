@@ -140,7 +140,10 @@ impl Task {
     }
 }
 
-/// Asks all questions. `progress(done, all, accuracy so far)` is asked after each whether to go on.
+/// Continuations that are scored together.
+const TOGETHER: usize = 32;
+
+/// Asks all questions, several at a time. `progress(done, all, accuracy so far)` is asked after each whether to go on.
 ///
 /// # Errors
 /// [`Error::Cancelled`], or what the scorer reports.
@@ -151,19 +154,36 @@ pub fn ask(
 ) -> Result<Achieved, Error> {
     let (mut right, mut right_by_length, mut losses) = (0usize, 0usize, 0.0);
     let several = questions.iter().any(|question| question.choices.len() > 1);
-    for (done, question) in questions.iter().enumerate() {
-        let scores = scorer.score(&question.choices)?;
-        if several {
-            right += usize::from(best(scores.iter().map(|score| score.log_prob)) == question.answer);
-            let lengths = question.choices.iter().map(|choice| choice.continuation.trim_start().chars().count().max(1));
-            let by_length = scores.iter().zip(lengths).map(|(score, len)| score.log_prob / len as f64);
-            right_by_length += usize::from(best(by_length) == question.answer);
-        } else {
-            right += usize::from(scores[0].greedy);
-            losses -= scores[0].log_prob;
-        }
-        if !progress(done + 1, questions.len(), right as f64 / (done + 1) as f64) {
-            return Err(Error::Cancelled);
+    let (mut done, mut rest) = (0, questions);
+    while !rest.is_empty() {
+        // As many as fit, but one in any case.
+        let sizes = rest.iter().scan(0, |sum, question| {
+            *sum += question.choices.len();
+            Some(*sum)
+        });
+        let count = sizes.take_while(|&sum| sum <= TOGETHER).count().max(1);
+        let (now, later) = rest.split_at(count);
+        rest = later;
+        let choices: Vec<Choice> = now.iter().flat_map(|question| question.choices.iter().cloned()).collect();
+        let all = scorer.score(&choices)?;
+        let mut at = 0;
+        for question in now {
+            let scores = &all[at..at + question.choices.len()];
+            at += question.choices.len();
+            done += 1;
+            if several {
+                right += usize::from(best(scores.iter().map(|score| score.log_prob)) == question.answer);
+                let lengths =
+                    question.choices.iter().map(|choice| choice.continuation.trim_start().chars().count().max(1));
+                let by_length = scores.iter().zip(lengths).map(|(score, len)| score.log_prob / len as f64);
+                right_by_length += usize::from(best(by_length) == question.answer);
+            } else {
+                right += usize::from(scores[0].greedy);
+                losses -= scores[0].log_prob;
+            }
+            if !progress(done, questions.len(), right as f64 / done as f64) {
+                return Err(Error::Cancelled);
+            }
         }
     }
     let n = questions.len() as f64;
