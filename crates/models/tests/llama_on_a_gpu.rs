@@ -3,18 +3,27 @@
 #![cfg(feature = "cuda")]
 
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use supple_models::Error;
 use supple_models::llama::{Batch, Decoder, Format, Input, Random, Sequence, State, Wanted, Weights};
 use supple_tensor::{Cpu, Device, Isa};
 use supple_weights::checkpoint::Checkpoint;
 
-/// The GPU, if tests are to use one.
-fn gpu() -> Option<Device> {
-    if std::env::var("SUPPLE_TEST_DEVICE").is_ok_and(|device| device == "cuda") {
-        return Some(Device::cuda(0).expect("a GPU"));
+/// Tests share the GPU, but for one that watches its memory.
+static TURN: RwLock<()> = RwLock::new(());
+
+/// The GPU and a share of it, if tests are to use one.
+fn gpu() -> Option<(Device, RwLockReadGuard<'static, ()>)> {
+    wanted().then(|| (Device::cuda(0).expect("a GPU"), TURN.read().unwrap_or_else(PoisonError::into_inner)))
+}
+
+/// Whether tests are to use a GPU.
+fn wanted() -> bool {
+    let wanted = std::env::var("SUPPLE_TEST_DEVICE").is_ok_and(|device| device == "cuda");
+    if !wanted {
+        eprintln!("skipped: wants a GPU and SUPPLE_TEST_DEVICE=cuda");
     }
-    eprintln!("skipped: wants a GPU and SUPPLE_TEST_DEVICE=cuda");
-    None
+    wanted
 }
 
 fn golden(name: &str) -> PathBuf {
@@ -67,7 +76,7 @@ const LEAST: f32 = 2e-3;
 
 #[test]
 fn logits_are_those_of_transformers() {
-    let Some(device) = gpu() else { return };
+    let Some((device, _share)) = gpu() else { return };
     let cpu = Cpu::new(Isa::detect(), 2);
     let mut bad = Vec::new();
     for name in FAMILIES {
@@ -113,7 +122,7 @@ const EIGHT_BITS: f32 = 3e-2;
 
 #[test]
 fn logits_are_those_of_the_cpu() {
-    let Some(device) = gpu() else { return };
+    let Some((device, _share)) = gpu() else { return };
     let cpu = Cpu::new(Isa::detect(), 2);
     let mut bad = Vec::new();
     let cases = [
@@ -167,7 +176,7 @@ fn take(model: &Decoder, state: &mut State, sequence: &mut Sequence, tokens: &[u
 
 #[test]
 fn sixty_four_sequences_get_what_each_gets_alone() {
-    let Some(device) = gpu() else { return };
+    let Some((device, _share)) = gpu() else { return };
     for format in [Format::Bf16, Format::Q4_K] {
         let random = shape("llama", format, 64);
         let model = Decoder::load_on(&device, Weights::Random(&random), None).expect("a model");
@@ -212,7 +221,7 @@ fn sixty_four_sequences_get_what_each_gets_alone() {
 
 #[test]
 fn going_on_by_itself_gives_what_the_host_would_choose() {
-    let Some(device) = gpu() else { return };
+    let Some((device, _share)) = gpu() else { return };
     let random = shape("llama", Format::Q4_K, 64);
     let model = Decoder::load_on(&device, Weights::Random(&random), None).expect("a model");
     let mut state = model.state(Format::F16, 4096).expect("a cache");
@@ -243,7 +252,7 @@ fn going_on_by_itself_gives_what_the_host_would_choose() {
 
 #[test]
 fn a_fork_goes_its_own_way() {
-    let Some(device) = gpu() else { return };
+    let Some((device, _share)) = gpu() else { return };
     let random = shape("qwen3", Format::F16, 64);
     let model = Decoder::load_on(&device, Weights::Random(&random), None).expect("a model");
     let mut state = model.state(Format::F16, 2000).expect("a cache");
@@ -273,7 +282,7 @@ fn a_fork_goes_its_own_way() {
 
 #[test]
 fn what_cannot_be_done_is_an_error_and_leaves_sequences_as_they_were() {
-    let Some(device) = gpu() else { return };
+    let Some((device, _share)) = gpu() else { return };
     let random = shape("llama", Format::F16, 64);
     let model = Decoder::load_on(&device, Weights::Random(&random), None).expect("a model");
     let mut state = model.state(Format::F16, 64).expect("a cache");
@@ -296,7 +305,11 @@ fn what_cannot_be_done_is_an_error_and_leaves_sequences_as_they_were() {
 
 #[test]
 fn memory_is_flat_over_many_generations() {
-    let Some(device) = gpu() else { return };
+    if !wanted() {
+        return;
+    }
+    let _alone = TURN.write().unwrap_or_else(PoisonError::into_inner);
+    let device = Device::cuda(0).expect("a GPU");
     let Device::Cuda(gpu) = &device else { unreachable!("asked for above") };
     let random = shape("llama", Format::Q8_0, 64);
     let model = Decoder::load_on(&device, Weights::Random(&random), None).expect("a model");
