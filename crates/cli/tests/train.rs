@@ -6,6 +6,7 @@ mod common;
 use common::{Sandbox, finish, png};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use supple::train::language;
 
 /// A run of two stages that takes a few seconds.
 fn sandbox() -> Sandbox {
@@ -126,6 +127,10 @@ fn every_recipe_of_ours_is_valid() {
     let recipes: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(!recipes.is_empty());
     for path in recipes.iter().filter(|path| path.extension().is_some_and(|ending| ending == "toml")) {
-        supple::train::Recipe::open(path).unwrap();
+        if language::is_language(&std::fs::read_to_string(path).unwrap()) {
+            language::LanguageRecipe::open(path).unwrap();
+        } else {
+            supple::train::Recipe::open(path).unwrap();
+        }
     }
 }

@@ -293,7 +293,7 @@ mod tests {
             ("start = 'model'", "", "either start or new"),
             ("rank = 4", "rank = 0", "rank above 0"),
             ("['a.txt']", "[]", "data.train"),
-            ("steps = 3", "stepz = 3", "line 10"),
+            ("steps = 3", "stepz = 3", "unknown field `stepz`"),
             ("'language'", "'speech'", "speech"),
         ] {
             let error = LanguageRecipe::parse("my.toml", &TEXT.replace(from, to)).unwrap_err().to_string();

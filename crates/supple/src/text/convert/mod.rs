@@ -234,7 +234,7 @@ mod tests {
             shape: shape.into(),
             block_type: BlockType::F32,
         };
-        let tensors = [tensor("a.weight", &[3, 64]), tensor("odd.weight", &[2, 5]), tensor("norm.weight", &[64])];
+        let tensors = [tensor("a.weight", &[3, 256]), tensor("odd.weight", &[2, 5]), tensor("norm.weight", &[64])];
         let metadata =
             [("general.architecture".to_string(), Value::from("llama")), ("general.file_type".into(), Value::U32(0))];
         let path = folder.join("tiny.gguf");
