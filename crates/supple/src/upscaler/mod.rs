@@ -65,7 +65,7 @@ impl Upscaler {
         Upscaler::load(Origin::Bundled(found?.0), options)
     }
 
-    /// The bundled network of a name that [`models::catalogue`](crate::models::catalogue) lists.
+    /// The bundled network of a name that [`models::catalogue`] lists.
     ///
     /// # Errors
     /// If there is none of this name, or an option makes no sense.
