@@ -4,6 +4,7 @@
 //! as it is done in evaluation; training pairs are cut from both. Decoded pictures stay in memory as far as allowed.
 
 mod bench;
+#[cfg(feature = "text")]
 pub mod language;
 mod pictures;
 
