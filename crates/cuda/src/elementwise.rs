@@ -263,6 +263,24 @@ pub fn activation_backward(
     unsafe { gpu.launch(kernel, grid, arguments, &|| format!("{activation:?} of {shape:?}")) }
 }
 
+/// Whether kernels take 16 bytes at a time of operands without gaps, which have one type and hold `elements` elements each, and the
+/// grid for that; none if there is nothing to do.
+fn alike(kernel: &'static str, elements: usize, operands: &[Elements<'_>]) -> Result<Option<(bool, Grid)>, Error> {
+    let dtype = operands[0].dtype();
+    for operand in operands {
+        operand.check(kernel, "an operand", Some(elements))?;
+        if operand.dtype() != dtype {
+            return refuse!(kernel, "operands of different element types");
+        }
+    }
+    if elements == 0 {
+        return Ok(None);
+    }
+    let per_access = 16 / dtype.size();
+    let wide = elements.is_multiple_of(per_access) && operands.iter().all(|operand| operand.is_aligned(16));
+    Ok(Some((wide, Grid::flat(elements / if wide { per_access } else { 1 }))))
+}
+
 /// The gradients of [`Binary::Gate`]'s two operands, `x` and `mask`, for `elements` elements without gaps of a floating-point type.
 ///
 /// # Errors
@@ -278,18 +296,7 @@ pub fn gate_backward(
         return refuse!("gate_backward", "wants floats, got {:?}", grad.dtype());
     };
     let all = [grad, x, mask, of_x.0, of_mask.0];
-    for operand in all {
-        operand.check(kernel, "an operand", Some(elements))?;
-        if operand.dtype() != grad.dtype() {
-            return refuse!(kernel, "operands of different element types");
-        }
-    }
-    if elements == 0 {
-        return Ok(());
-    }
-    let per_access = 16 / grad.dtype().size();
-    let wide = elements.is_multiple_of(per_access) && all.iter().all(|operand| operand.is_aligned(16));
-    let grid = Grid::flat(elements / if wide { per_access } else { 1 });
+    let Some((wide, grid)) = alike(kernel, elements, &all)? else { return Ok(()) };
     let (wide, count, pointers) = (i32::from(wide), elements as i64, all.map(|operand| operand.pointer()));
     let arguments = arguments![wide, count, pointers[0], pointers[1], pointers[2], pointers[3], pointers[4]];
     // SAFETY: the kernel takes these types; all operands were checked to hold so many elements.
@@ -313,18 +320,7 @@ pub fn gated_backward(
         return refuse!("gated_backward", "wants floats, got {:?}", grad.dtype());
     };
     let all = [grad, a, b, of_a.0, of_b.0];
-    for operand in all {
-        operand.check(kernel, "an operand", Some(elements))?;
-        if operand.dtype() != grad.dtype() {
-            return refuse!(kernel, "operands of different element types");
-        }
-    }
-    if elements == 0 {
-        return Ok(());
-    }
-    let per_access = 16 / grad.dtype().size();
-    let wide = elements.is_multiple_of(per_access) && all.iter().all(|operand| operand.is_aligned(16));
-    let grid = Grid::flat(elements / if wide { per_access } else { 1 });
+    let Some((wide, grid)) = alike(kernel, elements, &all)? else { return Ok(()) };
     let (gelu, wide, count, to) = (i32::from(gelu), i32::from(wide), elements as i64, all.map(|o| o.pointer()));
     let arguments = arguments![gelu, wide, count, to[0], to[1], to[2], to[3], to[4]];
     // SAFETY: the kernel takes these types; all operands were checked to hold so many elements.

@@ -1,5 +1,9 @@
 //! What must hold of decoders: the logits of `transformers`, and that a sequence does not notice its neighbours.
 
+#[path = "common/decoders.rs"]
+mod decoders;
+
+use decoders::{FAMILIES, golden};
 use std::path::{Path, PathBuf};
 use supple_models::Error;
 use supple_models::llama::{Batch, Cache, Config, Format, Input, Llama, Sequence, Wanted, Workspace};
@@ -7,27 +11,6 @@ use supple_tensor::{Cpu, Isa};
 use supple_weights::Weights;
 use supple_weights::checkpoint::Checkpoint;
 use supple_weights::gguf::{BlockType, NewTensor, Value, save};
-
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama").join(name)
-}
-
-const FAMILIES: [&str; 14] = [
-    "llama",
-    "llama_tied",
-    "llama3",
-    "llama_linear",
-    "llama_ntk",
-    "mistral",
-    "qwen2",
-    "qwen2_yarn",
-    "qwen3",
-    "gemma2",
-    "gemma3",
-    "phi3",
-    "phi3_long",
-    "olmo2",
-];
 
 /// Logits of all tokens, taken in in pieces of `piece`.
 fn logits(model: &Llama, format: Format, tokens: &[u32], piece: usize) -> Vec<f32> {

@@ -2,7 +2,10 @@
 //! `SUPPLE_TEST_DEVICE=cuda` and `--features cuda`, and say so where they do not.
 #![cfg(feature = "cuda")]
 
-use std::path::{Path, PathBuf};
+#[path = "common/decoders.rs"]
+mod decoders;
+
+use decoders::{FAMILIES, golden};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use supple_models::Error;
 use supple_models::llama::{Batch, Decoder, Format, Input, Random, Sequence, State, Wanted, Weights};
@@ -25,27 +28,6 @@ fn wanted() -> bool {
     }
     wanted
 }
-
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama").join(name)
-}
-
-const FAMILIES: [&str; 14] = [
-    "llama",
-    "llama_tied",
-    "llama3",
-    "llama_linear",
-    "llama_ntk",
-    "mistral",
-    "qwen2",
-    "qwen2_yarn",
-    "qwen3",
-    "gemma2",
-    "gemma3",
-    "phi3",
-    "phi3_long",
-    "olmo2",
-];
 
 /// Logits of all tokens, taken in in pieces of `piece`.
 fn logits(model: &Decoder, tokens: &[u32], piece: usize) -> Vec<f32> {

@@ -1,6 +1,10 @@
 //! What must hold of decoders as functions of tensors: logits of `transformers`, gradients of PyTorch, files that are read again.
 
-use std::path::{Path, PathBuf};
+#[path = "common/decoders.rs"]
+mod decoders;
+
+use decoders::{FAMILIES, golden};
+use std::path::Path;
 use std::sync::OnceLock;
 use supple_models::llama::{Adapter, Cache, Definition, Format, Input, Llama, Positions, Sequence, Wanted, Workspace};
 use supple_models::{Error, Network, Parameters};
@@ -9,27 +13,6 @@ use supple_tensor::{Cpu, DType, Device, Gradients, Isa, Tensor, straight_through
 use supple_weights::Weights;
 use supple_weights::checkpoint::Checkpoint;
 use supple_weights::gguf::{BlockType, NewTensor, Value, save};
-
-const FAMILIES: [&str; 14] = [
-    "llama",
-    "llama_tied",
-    "llama3",
-    "llama_linear",
-    "llama_ntk",
-    "mistral",
-    "qwen2",
-    "qwen2_yarn",
-    "qwen3",
-    "gemma2",
-    "gemma3",
-    "phi3",
-    "phi3_long",
-    "olmo2",
-];
-
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
-}
 
 /// One for all: tensors of two devices do not go together.
 fn cpu() -> Device {
@@ -46,7 +29,7 @@ struct Tiny {
 }
 
 fn tiny(name: &str) -> Tiny {
-    let folder = golden("llama").join(name);
+    let folder = golden(name);
     let file = Weights::open(&folder.join("model.safetensors")).expect("weights");
     let (_, tokens) = file.tensor_any_shape("golden.tokens").expect("tokens");
     let (_, logits) = file.tensor_any_shape("golden.logits").expect("logits");
@@ -108,7 +91,7 @@ fn logits_are_those_of_transformers() {
 fn gradients_are_those_of_pytorch() {
     for name in ["qwen2", "qwen3", "gemma2"] {
         let Tiny { mut definition, parameters, tokens, .. } = tiny(name);
-        let wanted = Weights::open(&golden("llama_training").join(format!("{name}.safetensors"))).expect("goldens");
+        let wanted = Weights::open(&golden(&format!("../llama_training/{name}.safetensors"))).expect("goldens");
         let positions = definition.positions(&cpu(), DType::F32, tokens.len() - 1).expect("positions");
         let parameters = parameters.variables();
         let mut first: Option<Vec<Vec<f32>>> = None;

@@ -9,8 +9,6 @@ use supple_models::llama::{Input, Sequence, State};
 
 /// Logits that are held at a time.
 const ROWS: usize = 64;
-/// Texts of full length that a GPU, whose cache does not grow, has room for.
-const TEXTS_ON_GPU: usize = 8;
 /// More than pages of a sequence and of its copy hold in vain.
 const SLACK: usize = 256;
 
@@ -42,7 +40,8 @@ impl<'a> ModelScorer<'a> {
     pub fn new(generator: &'a TextGenerator) -> Result<ModelScorer<'a>, Error> {
         let positions = match generator.model().cpu() {
             Some(_) => usize::MAX / 2,
-            None => TEXTS_ON_GPU * (generator.context() + SLACK),
+            // A GPU's cache does not grow: one text of full length, or many short ones.
+            None => generator.context() + SLACK,
         };
         Ok(ModelScorer { generator, state: generator.state(positions)?, positions })
     }
