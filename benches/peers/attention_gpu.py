@@ -1,6 +1,6 @@
 """Products of matrices and attention on a GPU: Supple beside PyTorch (cuBLAS, FlashAttention, cuDNN), on one card, in one run.
 
-    python3 benches/peers/attention_gpu.py path/to/attention [rounds]
+    python3 benches/peers/attention_gpu.py path/to/attention [rounds [gemm] [forward] [backward]]
 
 `attention` is the example of crates/cuda (its head says how to build it). Numbers are 10^12 operations a second of the visible part:
 medians of three measurements of at least 20 ms, the best of `rounds` (2) in which the two take turns. Inputs are even noise in -1..1.
@@ -21,7 +21,6 @@ WAYS = {
     "TensorCores": "Supple, any GPU",
     "Plain": "Supple, any GPU",
     "Common": "Supple, any GPU",
-    "Backward": "Supple, any GPU",
 }
 
 
@@ -45,9 +44,9 @@ def noise(*shape, dtype):
     return torch.rand(*shape, device="cuda", dtype=dtype) * 2 - 1
 
 
-def supple(binary):
+def supple(binary, parts):
     """What our example prints, as {(row, column): speed}."""
-    text = subprocess.run([binary, "gemm", "forward", "backward"], check=True, capture_output=True, text=True).stdout
+    text = subprocess.run([binary, *parts], check=True, capture_output=True, text=True).stdout
     found, kernel = {}, ""
     for line in text.splitlines():
         if match := re.match(r"gemm (\d+)\^3 (\w+) (\w+)( b turned)?: .*, (\d+) TFLOP", line):
@@ -57,10 +56,8 @@ def supple(binary):
             words = match[2].split()
             for length, speed in zip(words[::2], words[1::2]):
                 found[f"{kernel} {match[1]} {length}", WAYS[way]] = float(speed)
-        elif line.startswith("attention backward"):
-            kernel, way = "backward", "Backward"
-        elif line in ("Hopper", "Common"):
-            kernel, way = "forward", line
+        elif match := re.match(r"(Hopper|Common)( backward)?$", line):
+            kernel, way = (match[2] or "forward").strip(), match[1]
     return found
 
 
@@ -97,7 +94,7 @@ def pytorch(wanted):
 def main():
     best = {}
     for _ in range(int(sys.argv[2]) if len(sys.argv) > 2 else 2):
-        mine = supple(sys.argv[1])
+        mine = supple(sys.argv[1], sys.argv[3:] or ["gemm", "forward", "backward"])
         rows = list(dict.fromkeys(row for row, _ in mine))
         for cell, speed in (mine | pytorch(rows)).items():
             best[cell] = max(best.get(cell, 0), speed)

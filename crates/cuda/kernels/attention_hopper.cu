@@ -86,7 +86,7 @@ __device__ __forceinline__ void attention_hopper(const Attention &p, const Tenso
     auto sums = [&](int t) {
       const uint32_t v_rows = v_at + t % STAGES * R::TILE;
 #pragma unroll
-      for (int c = 0; c < BN / 16; c++) Product<D>::product_from(T(), out, weights[c], operand(v_rows + c * 16 * 128, BN * 128));
+      for (int c = 0; c < BN / 16; c++) Product<D>::product_from(T(), out, weights[c], operand(v_rows + c * 16 * 128, BN * 128), 1);
     };
     // Scores become exponents; returns what results so far are to be multiplied with.
     auto exponents = [&](int t, float (&shrink)[2]) {

@@ -49,6 +49,13 @@ __device__ inline void copy_box(uint32_t to, const TensorMap &map, uint32_t barr
       : "memory");
 }
 
+// Queues a copy of so many bytes, a multiple of 16 at a multiple of 16, to shared memory; they arrive at the barrier.
+__device__ inline void copy_bytes(uint32_t to, const void *from, int bytes, uint32_t barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
+               "r"(bytes), "r"(barrier)
+               : "memory");
+}
+
 // ----------------------------------------------------------------------------------------------------------------- products
 
 // An operand in shared memory: rows of 128 bytes whose pieces of 16 bytes are swizzled as the copy engine does, eight rows to
@@ -70,64 +77,65 @@ template <int M> __device__ __forceinline__ void keep(float (&d)[M]) {
 // d (+)= a * b for 64 x 16 of a and 16 x N of b; adds to what is there if `add`. Of d, a warp holds 16 rows: lane l rows l / 4
 // and l / 4 + 8, and of every eight columns 2 * (l % 4) + {0, 1}, in the order of `mma`, tile by tile.
 // `product` takes both operands from shared memory, where k runs along their rows, or down their columns if turned;
-// `product_from` takes a from registers, as `mma` does, and a turned b.
+// `product_from` takes a from registers, as `mma` does, and a turned b. `product_new` is `product` that does not add, of results
+// whose registers may have held something else before: to the compiler, nothing flows from that into the product.
 template <int N> struct Product;
-#define RESULTS_64 \
-  "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), \
-  "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), \
-  "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), \
-  "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+#define RESULTS_64(C) \
+  C(d[0]), C(d[1]), C(d[2]), C(d[3]), C(d[4]), C(d[5]), C(d[6]), C(d[7]), C(d[8]), \
+  C(d[9]), C(d[10]), C(d[11]), C(d[12]), C(d[13]), C(d[14]), C(d[15]), C(d[16]), C(d[17]), \
+  C(d[18]), C(d[19]), C(d[20]), C(d[21]), C(d[22]), C(d[23]), C(d[24]), C(d[25]), C(d[26]), \
+  C(d[27]), C(d[28]), C(d[29]), C(d[30]), C(d[31])
 #define NAMES_64 \
   "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%" \
   "30,%31}"
-#define RESULTS_80 \
-  "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), \
-  "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), \
-  "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), \
-  "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), \
-  "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39])
+#define RESULTS_80(C) \
+  C(d[0]), C(d[1]), C(d[2]), C(d[3]), C(d[4]), C(d[5]), C(d[6]), C(d[7]), C(d[8]), \
+  C(d[9]), C(d[10]), C(d[11]), C(d[12]), C(d[13]), C(d[14]), C(d[15]), C(d[16]), C(d[17]), \
+  C(d[18]), C(d[19]), C(d[20]), C(d[21]), C(d[22]), C(d[23]), C(d[24]), C(d[25]), C(d[26]), \
+  C(d[27]), C(d[28]), C(d[29]), C(d[30]), C(d[31]), C(d[32]), C(d[33]), C(d[34]), C(d[35]), \
+  C(d[36]), C(d[37]), C(d[38]), C(d[39])
 #define NAMES_80 \
   "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%" \
   "30,%31,%32,%33,%34,%35,%36,%37,%38,%39}"
-#define RESULTS_96 \
-  "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), \
-  "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), \
-  "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), \
-  "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), \
-  "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), \
-  "+f"(d[45]), "+f"(d[46]), "+f"(d[47])
+#define RESULTS_96(C) \
+  C(d[0]), C(d[1]), C(d[2]), C(d[3]), C(d[4]), C(d[5]), C(d[6]), C(d[7]), C(d[8]), \
+  C(d[9]), C(d[10]), C(d[11]), C(d[12]), C(d[13]), C(d[14]), C(d[15]), C(d[16]), C(d[17]), \
+  C(d[18]), C(d[19]), C(d[20]), C(d[21]), C(d[22]), C(d[23]), C(d[24]), C(d[25]), C(d[26]), \
+  C(d[27]), C(d[28]), C(d[29]), C(d[30]), C(d[31]), C(d[32]), C(d[33]), C(d[34]), C(d[35]), \
+  C(d[36]), C(d[37]), C(d[38]), C(d[39]), C(d[40]), C(d[41]), C(d[42]), C(d[43]), C(d[44]), \
+  C(d[45]), C(d[46]), C(d[47])
 #define NAMES_96 \
   "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%" \
   "30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47}"
-#define RESULTS_128 \
-  "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), \
-  "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), \
-  "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), \
-  "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), \
-  "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), \
-  "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), \
-  "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), \
-  "+f"(d[63])
+#define RESULTS_128(C) \
+  C(d[0]), C(d[1]), C(d[2]), C(d[3]), C(d[4]), C(d[5]), C(d[6]), C(d[7]), C(d[8]), \
+  C(d[9]), C(d[10]), C(d[11]), C(d[12]), C(d[13]), C(d[14]), C(d[15]), C(d[16]), C(d[17]), \
+  C(d[18]), C(d[19]), C(d[20]), C(d[21]), C(d[22]), C(d[23]), C(d[24]), C(d[25]), C(d[26]), \
+  C(d[27]), C(d[28]), C(d[29]), C(d[30]), C(d[31]), C(d[32]), C(d[33]), C(d[34]), C(d[35]), \
+  C(d[36]), C(d[37]), C(d[38]), C(d[39]), C(d[40]), C(d[41]), C(d[42]), C(d[43]), C(d[44]), \
+  C(d[45]), C(d[46]), C(d[47]), C(d[48]), C(d[49]), C(d[50]), C(d[51]), C(d[52]), C(d[53]), \
+  C(d[54]), C(d[55]), C(d[56]), C(d[57]), C(d[58]), C(d[59]), C(d[60]), C(d[61]), C(d[62]), \
+  C(d[63])
 #define NAMES_128 \
   "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%" \
   "30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%" \
   "58,%59,%60,%61,%62,%63}"
-#define RESULTS_256 \
-  "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), \
-  "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), \
-  "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), \
-  "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), \
-  "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), \
-  "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), \
-  "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), \
-  "+f"(d[63]), "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71]), \
-  "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]), "+f"(d[80]), \
-  "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]), "+f"(d[88]), "+f"(d[89]), \
-  "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95]), "+f"(d[96]), "+f"(d[97]), "+f"(d[98]), \
-  "+f"(d[99]), "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103]), "+f"(d[104]), "+f"(d[105]), "+f"(d[106]), \
-  "+f"(d[107]), "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111]), "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), \
-  "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]), "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), \
-  "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
+#define RESULTS_256(C) \
+  C(d[0]), C(d[1]), C(d[2]), C(d[3]), C(d[4]), C(d[5]), C(d[6]), C(d[7]), C(d[8]), \
+  C(d[9]), C(d[10]), C(d[11]), C(d[12]), C(d[13]), C(d[14]), C(d[15]), C(d[16]), C(d[17]), \
+  C(d[18]), C(d[19]), C(d[20]), C(d[21]), C(d[22]), C(d[23]), C(d[24]), C(d[25]), C(d[26]), \
+  C(d[27]), C(d[28]), C(d[29]), C(d[30]), C(d[31]), C(d[32]), C(d[33]), C(d[34]), C(d[35]), \
+  C(d[36]), C(d[37]), C(d[38]), C(d[39]), C(d[40]), C(d[41]), C(d[42]), C(d[43]), C(d[44]), \
+  C(d[45]), C(d[46]), C(d[47]), C(d[48]), C(d[49]), C(d[50]), C(d[51]), C(d[52]), C(d[53]), \
+  C(d[54]), C(d[55]), C(d[56]), C(d[57]), C(d[58]), C(d[59]), C(d[60]), C(d[61]), C(d[62]), \
+  C(d[63]), C(d[64]), C(d[65]), C(d[66]), C(d[67]), C(d[68]), C(d[69]), C(d[70]), C(d[71]), \
+  C(d[72]), C(d[73]), C(d[74]), C(d[75]), C(d[76]), C(d[77]), C(d[78]), C(d[79]), C(d[80]), \
+  C(d[81]), C(d[82]), C(d[83]), C(d[84]), C(d[85]), C(d[86]), C(d[87]), C(d[88]), C(d[89]), \
+  C(d[90]), C(d[91]), C(d[92]), C(d[93]), C(d[94]), C(d[95]), C(d[96]), C(d[97]), C(d[98]), \
+  C(d[99]), C(d[100]), C(d[101]), C(d[102]), C(d[103]), C(d[104]), C(d[105]), C(d[106]), \
+  C(d[107]), C(d[108]), C(d[109]), C(d[110]), C(d[111]), C(d[112]), C(d[113]), C(d[114]), \
+  C(d[115]), C(d[116]), C(d[117]), C(d[118]), C(d[119]), C(d[120]), C(d[121]), C(d[122]), \
+  C(d[123]), C(d[124]), C(d[125]), C(d[126]), C(d[127])
 #define NAMES_256 \
   "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%" \
   "30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%" \
@@ -135,29 +143,43 @@ template <int N> struct Product;
   "86,%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%1" \
   "11,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127}"
 template <> struct Product<64> {
+  static __device__ __forceinline__ void product_new(f16, float (&d)[32], uint64_t a, uint64_t b) {
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, 0, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 " NAMES_64 ", %32, %33, add, 1, 1, 0, 0;\n}"
+                 : RESULTS_64("=f")
+                 : "l"(a), "l"(b));
+  }
+  static __device__ __forceinline__ void product_new(bf16, float (&d)[32], uint64_t a, uint64_t b) {
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, 0, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " NAMES_64 ", %32, %33, add, 1, 1, 0, 0;\n}"
+                 : RESULTS_64("=f")
+                 : "l"(a), "l"(b));
+  }
   template <int A_TURNED = 0, int B_TURNED = 0>
   static __device__ __forceinline__ void product(f16, float (&d)[32], uint64_t a, uint64_t b, int add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 " NAMES_64 ", %32, %33, add, 1, 1, %35, %36;\n}"
-                 : RESULTS_64
+                 : RESULTS_64("+f")
                  : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
   }
-  static __device__ __forceinline__ void product_from(f16, float (&d)[32], const uint32_t (&a)[4], uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 " NAMES_64 ", {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
-                 : RESULTS_64
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  static __device__ __forceinline__ void product_from(f16, float (&d)[32], const uint32_t (&a)[4], uint64_t b, int add) {
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %37, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 " NAMES_64 ", {%32, %33, %34, %35}, %36, add, 1, 1, 1;\n}"
+                 : RESULTS_64("+f")
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
   }
   template <int A_TURNED = 0, int B_TURNED = 0>
   static __device__ __forceinline__ void product(bf16, float (&d)[32], uint64_t a, uint64_t b, int add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " NAMES_64 ", %32, %33, add, 1, 1, %35, %36;\n}"
-                 : RESULTS_64
+                 : RESULTS_64("+f")
                  : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
   }
-  static __device__ __forceinline__ void product_from(bf16, float (&d)[32], const uint32_t (&a)[4], uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " NAMES_64 ", {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
-                 : RESULTS_64
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  static __device__ __forceinline__ void product_from(bf16, float (&d)[32], const uint32_t (&a)[4], uint64_t b, int add) {
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %37, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " NAMES_64 ", {%32, %33, %34, %35}, %36, add, 1, 1, 1;\n}"
+                 : RESULTS_64("+f")
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
   }
 };
 template <> struct Product<80> {
@@ -165,77 +187,107 @@ template <> struct Product<80> {
   static __device__ __forceinline__ void product(f16, float (&d)[40], uint64_t a, uint64_t b, int add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %42, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n80k16.f32.f16.f16 " NAMES_80 ", %40, %41, add, 1, 1, %43, %44;\n}"
-                 : RESULTS_80
+                 : RESULTS_80("+f")
                  : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
   }
-  static __device__ __forceinline__ void product_from(f16, float (&d)[40], const uint32_t (&a)[4], uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n80k16.f32.f16.f16 " NAMES_80 ", {%40, %41, %42, %43}, %44, 1, 1, 1, 1;"
-                 : RESULTS_80
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  static __device__ __forceinline__ void product_from(f16, float (&d)[40], const uint32_t (&a)[4], uint64_t b, int add) {
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %45, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n80k16.f32.f16.f16 " NAMES_80 ", {%40, %41, %42, %43}, %44, add, 1, 1, 1;\n}"
+                 : RESULTS_80("+f")
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
   }
   template <int A_TURNED = 0, int B_TURNED = 0>
   static __device__ __forceinline__ void product(bf16, float (&d)[40], uint64_t a, uint64_t b, int add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %42, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n80k16.f32.bf16.bf16 " NAMES_80 ", %40, %41, add, 1, 1, %43, %44;\n}"
-                 : RESULTS_80
+                 : RESULTS_80("+f")
                  : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
   }
-  static __device__ __forceinline__ void product_from(bf16, float (&d)[40], const uint32_t (&a)[4], uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n80k16.f32.bf16.bf16 " NAMES_80 ", {%40, %41, %42, %43}, %44, 1, 1, 1, 1;"
-                 : RESULTS_80
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  static __device__ __forceinline__ void product_from(bf16, float (&d)[40], const uint32_t (&a)[4], uint64_t b, int add) {
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %45, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n80k16.f32.bf16.bf16 " NAMES_80 ", {%40, %41, %42, %43}, %44, add, 1, 1, 1;\n}"
+                 : RESULTS_80("+f")
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
   }
 };
 template <> struct Product<96> {
+  static __device__ __forceinline__ void product_new(f16, float (&d)[48], uint64_t a, uint64_t b) {
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, 0, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 " NAMES_96 ", %48, %49, add, 1, 1, 0, 0;\n}"
+                 : RESULTS_96("=f")
+                 : "l"(a), "l"(b));
+  }
+  static __device__ __forceinline__ void product_new(bf16, float (&d)[48], uint64_t a, uint64_t b) {
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, 0, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 " NAMES_96 ", %48, %49, add, 1, 1, 0, 0;\n}"
+                 : RESULTS_96("=f")
+                 : "l"(a), "l"(b));
+  }
   template <int A_TURNED = 0, int B_TURNED = 0>
   static __device__ __forceinline__ void product(f16, float (&d)[48], uint64_t a, uint64_t b, int add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %50, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 " NAMES_96 ", %48, %49, add, 1, 1, %51, %52;\n}"
-                 : RESULTS_96
+                 : RESULTS_96("+f")
                  : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
   }
-  static __device__ __forceinline__ void product_from(f16, float (&d)[48], const uint32_t (&a)[4], uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 " NAMES_96 ", {%48, %49, %50, %51}, %52, 1, 1, 1, 1;"
-                 : RESULTS_96
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  static __device__ __forceinline__ void product_from(f16, float (&d)[48], const uint32_t (&a)[4], uint64_t b, int add) {
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %53, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 " NAMES_96 ", {%48, %49, %50, %51}, %52, add, 1, 1, 1;\n}"
+                 : RESULTS_96("+f")
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
   }
   template <int A_TURNED = 0, int B_TURNED = 0>
   static __device__ __forceinline__ void product(bf16, float (&d)[48], uint64_t a, uint64_t b, int add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %50, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 " NAMES_96 ", %48, %49, add, 1, 1, %51, %52;\n}"
-                 : RESULTS_96
+                 : RESULTS_96("+f")
                  : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
   }
-  static __device__ __forceinline__ void product_from(bf16, float (&d)[48], const uint32_t (&a)[4], uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 " NAMES_96 ", {%48, %49, %50, %51}, %52, 1, 1, 1, 1;"
-                 : RESULTS_96
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  static __device__ __forceinline__ void product_from(bf16, float (&d)[48], const uint32_t (&a)[4], uint64_t b, int add) {
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %53, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 " NAMES_96 ", {%48, %49, %50, %51}, %52, add, 1, 1, 1;\n}"
+                 : RESULTS_96("+f")
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
   }
 };
 template <> struct Product<128> {
+  static __device__ __forceinline__ void product_new(f16, float (&d)[64], uint64_t a, uint64_t b) {
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, 0, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 " NAMES_128 ", %64, %65, add, 1, 1, 0, 0;\n}"
+                 : RESULTS_128("=f")
+                 : "l"(a), "l"(b));
+  }
+  static __device__ __forceinline__ void product_new(bf16, float (&d)[64], uint64_t a, uint64_t b) {
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, 0, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " NAMES_128 ", %64, %65, add, 1, 1, 0, 0;\n}"
+                 : RESULTS_128("=f")
+                 : "l"(a), "l"(b));
+  }
   template <int A_TURNED = 0, int B_TURNED = 0>
   static __device__ __forceinline__ void product(f16, float (&d)[64], uint64_t a, uint64_t b, int add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 " NAMES_128 ", %64, %65, add, 1, 1, %67, %68;\n}"
-                 : RESULTS_128
+                 : RESULTS_128("+f")
                  : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
   }
-  static __device__ __forceinline__ void product_from(f16, float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 " NAMES_128 ", {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
-                 : RESULTS_128
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  static __device__ __forceinline__ void product_from(f16, float (&d)[64], const uint32_t (&a)[4], uint64_t b, int add) {
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %69, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 " NAMES_128 ", {%64, %65, %66, %67}, %68, add, 1, 1, 1;\n}"
+                 : RESULTS_128("+f")
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
   }
   template <int A_TURNED = 0, int B_TURNED = 0>
   static __device__ __forceinline__ void product(bf16, float (&d)[64], uint64_t a, uint64_t b, int add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " NAMES_128 ", %64, %65, add, 1, 1, %67, %68;\n}"
-                 : RESULTS_128
+                 : RESULTS_128("+f")
                  : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
   }
-  static __device__ __forceinline__ void product_from(bf16, float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " NAMES_128 ", {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
-                 : RESULTS_128
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  static __device__ __forceinline__ void product_from(bf16, float (&d)[64], const uint32_t (&a)[4], uint64_t b, int add) {
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %69, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " NAMES_128 ", {%64, %65, %66, %67}, %68, add, 1, 1, 1;\n}"
+                 : RESULTS_128("+f")
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
   }
 };
 template <> struct Product<256> {
@@ -243,25 +295,27 @@ template <> struct Product<256> {
   static __device__ __forceinline__ void product(f16, float (&d)[128], uint64_t a, uint64_t b, int add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %130, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 " NAMES_256 ", %128, %129, add, 1, 1, %131, %132;\n}"
-                 : RESULTS_256
+                 : RESULTS_256("+f")
                  : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
   }
-  static __device__ __forceinline__ void product_from(f16, float (&d)[128], const uint32_t (&a)[4], uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 " NAMES_256 ", {%128, %129, %130, %131}, %132, 1, 1, 1, 1;"
-                 : RESULTS_256
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  static __device__ __forceinline__ void product_from(f16, float (&d)[128], const uint32_t (&a)[4], uint64_t b, int add) {
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %133, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 " NAMES_256 ", {%128, %129, %130, %131}, %132, add, 1, 1, 1;\n}"
+                 : RESULTS_256("+f")
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
   }
   template <int A_TURNED = 0, int B_TURNED = 0>
   static __device__ __forceinline__ void product(bf16, float (&d)[128], uint64_t a, uint64_t b, int add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %130, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 " NAMES_256 ", %128, %129, add, 1, 1, %131, %132;\n}"
-                 : RESULTS_256
+                 : RESULTS_256("+f")
                  : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
   }
-  static __device__ __forceinline__ void product_from(bf16, float (&d)[128], const uint32_t (&a)[4], uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 " NAMES_256 ", {%128, %129, %130, %131}, %132, 1, 1, 1, 1;"
-                 : RESULTS_256
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  static __device__ __forceinline__ void product_from(bf16, float (&d)[128], const uint32_t (&a)[4], uint64_t b, int add) {
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %133, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 " NAMES_256 ", {%128, %129, %130, %131}, %132, add, 1, 1, 1;\n}"
+                 : RESULTS_256("+f")
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
   }
 };
 #endif

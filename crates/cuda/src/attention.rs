@@ -6,6 +6,10 @@ use crate::launch::{Grid, arguments};
 use crate::tensor_map::TensorMap;
 use crate::{DType, Elements, ElementsMut, Error, Gpu};
 
+mod backward;
+
+pub use backward::attention_backward;
+
 /// Sizes of an attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionShape {
@@ -136,6 +140,23 @@ fn pitch(width: usize) -> usize {
 /// A kernel for heads of up to so many features.
 type Kernel = (&'static str, usize);
 
+/// Bytes of a row of heads of `width` features in Hopper's shared memory: columns of 64 elements.
+fn columns(width: usize) -> usize {
+    width.div_ceil(64) * 128
+}
+
+/// A tensor `[batch, len, heads, head]`, of which `rows` tokens of a head are copied at a time.
+fn tensor_map(
+    shape: &AttentionShape,
+    (elements, steps): Tensor<'_>,
+    len: usize,
+    heads: usize,
+    rows: usize,
+) -> Result<TensorMap, Error> {
+    let sizes = [shape.head, heads, len, shape.batch];
+    TensorMap::new(KERNEL, elements, sizes, [steps[2], steps[1], steps[0]], (2, rows))
+}
+
 const COMMON_F16: [Kernel; 6] = [
     ("attention_64_f16", 64),
     ("attention_80_f16", 80),
@@ -169,7 +190,7 @@ const HOPPER_BF16: [Kernel; 5] = [
 const F32: [Kernel; 3] = [("attention_64_f32", 64), ("attention_128_f32", 128), ("attention_256_f32", 256)];
 
 /// The first kernel that is wide enough.
-fn pick(kernels: &[Kernel], head: usize) -> Kernel {
+fn pick<K: Copy>(kernels: &[(K, usize)], head: usize) -> (K, usize) {
     *kernels.iter().find(|(_, width)| head <= *width).expect("heads have at most 256 features")
 }
 
@@ -233,14 +254,11 @@ pub fn attention(
     if hopper {
         let (kernel, width) = pick(if dtype == DType::F16 { &HOPPER_F16 } else { &HOPPER_BF16 }, head);
         let keys = if width <= 128 { 128 } else { 64 };
-        let map = |(elements, steps): Tensor<'_>, len: usize, heads: usize, rows: usize| {
-            let sizes = [head, heads, len, batch];
-            TensorMap::new(KERNEL, elements, sizes, [steps[2], steps[1], steps[0]], (2, rows))
-        };
+        let map =
+            |tensor: Tensor<'_>, len: usize, heads: usize, rows: usize| tensor_map(shape, tensor, len, heads, rows);
         let maps =
             [map(q, q_len, q_heads, HOPPER_QUERIES)?, map(k, k_len, kv_heads, keys)?, map(v, k_len, kv_heads, keys)?];
-        let columns = width.div_ceil(64) * 128;
-        let shared = 1024 + columns * (HOPPER_QUERIES + 2 * HOPPER_STAGES * keys) + 8 * (1 + 4 * HOPPER_STAGES);
+        let shared = 1024 + columns(width) * (HOPPER_QUERIES + 2 * HOPPER_STAGES * keys) + 8 * (1 + 4 * HOPPER_STAGES);
         let grid = Grid { blocks: [q_len.div_ceil(HOPPER_QUERIES), q_heads, batch], threads: 384, shared };
         // SAFETY: the kernel takes these types; all tensors were checked to lie in their memory, aligned to 16 bytes.
         return unsafe { gpu.launch(kernel, grid, arguments![raw, maps[0], maps[1], maps[2], o_at, lse], &describe) };
@@ -260,99 +278,4 @@ pub fn attention(
     };
     // SAFETY: the kernel takes these types; all tensors were checked to lie in their memory, aligned where it matters.
     unsafe { gpu.launch(kernel, grid, arguments![raw, q_at, k_at, v_at, o_at, lse], &describe) }
-}
-
-/// Gradients of [`attention`] in f32, without gaps: of q, k and v from that of the result, which has the steps of the result. f16
-/// and bf16 only; sums are made in one order, so that they are the same from run to run.
-///
-/// # Errors
-/// As [`attention`], or for f32, or if the GPU has too little shared memory for so many features.
-pub fn attention_backward(
-    gpu: &Gpu,
-    shape: &AttentionShape,
-    [q, k, v]: [Tensor<'_>; 3],
-    [o, grad]: [Elements<'_>; 2],
-    o_steps: Steps,
-    lse: Elements<'_>,
-    gradients: [ElementsMut<'_>; 3],
-) -> Result<(), Error> {
-    let dtype = q.0.dtype();
-    shape.check()?;
-    if !matches!(dtype, DType::F16 | DType::BF16) {
-        return refuse!(KERNEL, "gradients want f16 or bf16, got {dtype:?}");
-    }
-    let AttentionShape { batch, q_len, k_len, q_heads, kv_heads, head, .. } = *shape;
-    shape.check_tensor("q", q, [q_len, q_heads], dtype)?;
-    shape.check_tensor("k", k, [k_len, kv_heads], dtype)?;
-    shape.check_tensor("v", v, [k_len, kv_heads], dtype)?;
-    shape.check_tensor("the result", (o, o_steps), [q_len, q_heads], dtype)?;
-    shape.check_tensor("its gradient", (grad, o_steps), [q_len, q_heads], dtype)?;
-    shape.check_rows("logarithms of sums", lse)?;
-    for (of, (len, heads)) in gradients.iter().zip([(q_len, q_heads), (k_len, kv_heads), (k_len, kv_heads)]) {
-        shape.check_tensor("a gradient", (of.0, shape.dense(len, heads)), [len, heads], DType::F32)?;
-        if !of.0.is_aligned(8) {
-            return refuse!(KERNEL, "a gradient is not aligned to 8 bytes");
-        }
-    }
-    if batch == 0 || q_heads == 0 {
-        return Ok(());
-    }
-    let half = dtype == DType::F16;
-    let name = |f16: &'static str, bf16: &'static str| if half { f16 } else { bf16 };
-    let (width, queries, keys): (usize, &'static str, &[&'static str]) = match head {
-        ..=64 => {
-            let queries = name("attention_dq_64_f16", "attention_dq_64_bf16");
-            (64, queries, if half { &["attention_dkv_64_f16"] } else { &["attention_dkv_64_bf16"] })
-        }
-        65..=80 => {
-            let queries = name("attention_dq_80_f16", "attention_dq_80_bf16");
-            (80, queries, if half { &["attention_dkv_80_f16"] } else { &["attention_dkv_80_bf16"] })
-        }
-        81..=128 => {
-            let queries = name("attention_dq_128_f16", "attention_dq_128_bf16");
-            (128, queries, if half { &["attention_dkv_128_f16"] } else { &["attention_dkv_128_bf16"] })
-        }
-        _ => {
-            let keys: &[&str] = if half {
-                &["attention_dk_256_f16", "attention_dv_256_f16"]
-            } else {
-                &["attention_dk_256_bf16", "attention_dv_256_bf16"]
-            };
-            (256, name("attention_dq_256_f16", "attention_dq_256_bf16"), keys)
-        }
-    };
-    let rows = if width <= 128 { 128 } else { 64 };
-    // A second stage hides the way of the next tile, where there is room for it.
-    let room = |stages: usize| 2 * rows * pitch(width) + stages * (2 * KEYS * pitch(width) + 2 * KEYS * 4);
-    let stages = if room(2) <= gpu.shared_memory() { 2 } else { 1 };
-    let shared = room(stages);
-    if shared > gpu.shared_memory() {
-        return refuse!(KERNEL, "gradients for {head} features of a head want {shared} bytes of shared memory");
-    }
-    let stages = stages as i32;
-    let raw = shape.raw([q.1, k.1, v.1, o_steps]);
-    let delta = gpu.allocate(batch * q_heads * q_len * 4)?;
-    let [q, k, v] = [q.0, k.0, v.0].map(|elements| elements.pointer());
-    let [o, grad, lse] = [o, grad, lse].map(|elements| elements.pointer());
-    let [dq, dk, dv] = gradients.map(|elements| elements.0.pointer());
-    let (delta, describe) = (delta.pointer(), || format!("gradients of {shape:?}"));
-    let threads = rows as u32 * 2;
-    // SAFETY: the kernels take these types; all tensors were checked to lie in their memory, aligned where it matters.
-    unsafe {
-        if q_len > 0 {
-            let grid =
-                Grid { blocks: [(batch * q_heads * q_len).div_ceil(8).min(1 << 20), 1, 1], threads: 256, shared: 0 };
-            let kernel = name("attention_delta_f16", "attention_delta_bf16");
-            gpu.launch(kernel, grid, arguments![raw, o, grad, delta], &describe)?;
-            let grid = Grid { blocks: [q_len.div_ceil(rows), q_heads, batch], threads, shared };
-            gpu.launch(queries, grid, arguments![raw, stages, q, k, v, grad, lse, delta, dq], &describe)?;
-        }
-        if k_len > 0 {
-            let grid = Grid { blocks: [k_len.div_ceil(rows), kv_heads, batch], threads, shared };
-            for kernel in keys {
-                gpu.launch(kernel, grid, arguments![raw, stages, q, k, v, grad, lse, delta, dk, dv], &describe)?;
-            }
-        }
-    }
-    Ok(())
 }

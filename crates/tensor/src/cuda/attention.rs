@@ -96,7 +96,7 @@ pub(crate) fn attention(
             let inputs = [queries.view()?, keys.view()?, values.view()?];
             let outs = [write(&gradients[0])?, write(&gradients[1])?, write(&gradients[2])?];
             let both = [read(&result)?, read(&grad)?];
-            cuda::attention::attention_backward(&gpu, &shape, inputs, both, steps, read(&sums)?, outs)?;
+            cuda::attention::attention_backward(&gpu, Way::Best, &shape, inputs, both, steps, read(&sums)?, outs)?;
             gradients
                 .iter()
                 .zip(shapes)
