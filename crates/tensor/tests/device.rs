@@ -36,6 +36,7 @@ fn random_tensors_are_the_streams_numbers_to_the_bit_on_every_device() {
 #[cfg(feature = "cuda")]
 mod on_a_gpu {
     use super::*;
+    use supple_tensor::group::Group;
     use supple_tensor::masters::{Masters, Rule, Settings, State, Values};
     use supple_tensor::{DType, Error, Gradients, ImageFeed, Replay, ops};
 
@@ -130,6 +131,19 @@ mod on_a_gpu {
         for (found, wanted) in found.iter().zip(wanted) {
             assert!((found - wanted).abs() <= 3e-6 * wanted.abs().max(0.1), "{what}: {found} not {wanted}");
         }
+    }
+
+    #[test]
+    fn a_group_of_one_gpu_keeps_what_it_has() {
+        let Some(device) = gpu() else { return };
+        let Some(id) = Group::id().unwrap() else { return println!("skipped: NCCL is not installed") };
+        let group = Group::new(&device, 0, 1, id).unwrap();
+        let values = Random::new(5).normal(100_003, 1.0);
+        let tensor = Tensor::from_slice(&device, &values, &[values.len()]).unwrap();
+        group.sum(&tensor).unwrap();
+        assert_eq!(tensor.to_vec::<f32>().unwrap(), values);
+        let half = tensor.to_dtype(DType::F16).unwrap();
+        assert!(matches!(group.sum(&half), Err(Error::DType { .. })), "sums are of f32 alone");
     }
 
     #[test]
