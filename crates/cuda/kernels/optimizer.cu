@@ -57,7 +57,18 @@ struct Pieces {
 extern "C" __global__ void gather(const __grid_constant__ Pieces pieces, float *to) {
   const Piece p = pieces.piece[blockIdx.y];
   to += p.at;
-  for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < p.len; i += gridDim.x * blockDim.x) {
+  const uint32_t first = blockIdx.x * blockDim.x + threadIdx.x, step = gridDim.x * blockDim.x;
+  uint32_t done = 0;
+  if (p.dtype == 0 && uintptr_t(p.from) % 16 == 0 && uintptr_t(to) % 16 == 0) {
+    const float4 *from = static_cast<const float4 *>(p.from);
+    float4 *sums = reinterpret_cast<float4 *>(to);
+    for (uint32_t i = first; i < p.len / 4; i += step) {
+      const float4 x = from[i], y = sums[i];
+      sums[i] = make_float4(y.x + x.x, y.y + x.y, y.z + x.z, y.w + x.w);
+    }
+    done = p.len / 4 * 4;
+  }
+  for (uint32_t i = done + first; i < p.len; i += step) {
     float x;
     if (p.dtype == 0) x = static_cast<const float *>(p.from)[i];
     else if (p.dtype == 1) x = up(static_cast<const f16 *>(p.from)[i]);
@@ -142,34 +153,56 @@ extern "C" __global__ void decide(Settings s, int parts, const double *partials,
   ring[step % uint64_t(ring_len)] = Record{step + 1, norm, loss, scale, t.take, t.diverged != 0};
 }
 
+// N elements from `at` on.
+template <int N, class T>
+__device__ __forceinline__ void update_pack(const Settings &s, const State &t, int64_t at, float *weights, float *gradients,
+                                            float *first, float *second, float *average, T *low) {
+  using P = Pack<float, N>;
+  const float b1 = float(s.beta1), b2 = float(s.beta2), c1 = float(1.0 - s.beta1), c2 = float(1.0 - s.beta2);
+  const float epsilon = float(s.epsilon), momentum = float(s.momentum), decay = float(s.weight_decay);
+  auto load = [at](const float *from) { return *reinterpret_cast<const P *>(from + at); };
+  auto store = [at](float *to, const P &x) { *reinterpret_cast<P *>(to + at) = x; };
+  P g = load(gradients), w, m, v = {}, mean = {}, zeros = {};
+  w = load(weights);
+  m = load(first);
+  if (s.rule == 0) v = load(second);
+  if (t.average) mean = load(average);
+  store(gradients, zeros);
+  Pack<T, N> narrow;
+#pragma unroll
+  for (int k = 0; k < N; k++) {
+    const float gradient = __fmul_rn(g.v[k], t.factor);
+    if (s.rule == 0) {
+      m.v[k] = __fadd_rn(__fmul_rn(b1, m.v[k]), __fmul_rn(c1, gradient));
+      v.v[k] = __fadd_rn(__fmul_rn(b2, v.v[k]), __fmul_rn(__fmul_rn(c2, gradient), gradient));
+      const float divisor = __fadd_rn(__fdiv_rn(__fsqrt_rn(v.v[k]), t.root), epsilon);
+      w.v[k] = __fsub_rn(__fmul_rn(w.v[k], t.keep), __fdiv_rn(__fmul_rn(t.size, m.v[k]), divisor));
+    } else {
+      m.v[k] = __fadd_rn(__fmul_rn(momentum, m.v[k]), __fadd_rn(gradient, __fmul_rn(decay, w.v[k])));
+      w.v[k] = __fsub_rn(w.v[k], __fmul_rn(t.rate, m.v[k]));
+    }
+    mean.v[k] = __fadd_rn(mean.v[k], __fmul_rn(t.one_minus_decay, __fsub_rn(w.v[k], mean.v[k])));
+    narrow.v[k] = down<T>(w.v[k]);
+  }
+  store(weights, w);
+  store(first, m);
+  if (s.rule == 0) store(second, v);
+  if (t.average) store(average, mean);
+  if (low) *reinterpret_cast<Pack<T, N> *>(low + at) = narrow;
+}
+
+// All buffers begin at multiples of 16 bytes.
 template <class T>
 __device__ void update(const Settings &s, const State *state, int64_t n, float *weights, float *gradients, float *first,
                        float *second, float *average, T *low) {
   const State t = *state;
-  const float b1 = float(s.beta1), b2 = float(s.beta2), c1 = float(1.0 - s.beta1), c2 = float(1.0 - s.beta2);
-  const float epsilon = float(s.epsilon), momentum = float(s.momentum), decay = float(s.weight_decay);
-  for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < n; i += int64_t(gridDim.x) * blockDim.x) {
-    const float raw = gradients[i];
-    gradients[i] = 0.0f;
-    if (!t.take) continue;
-    const float g = __fmul_rn(raw, t.factor);
-    float w = weights[i];
-    if (s.rule == 0) {
-      const float m = __fadd_rn(__fmul_rn(b1, first[i]), __fmul_rn(c1, g));
-      const float v = __fadd_rn(__fmul_rn(b2, second[i]), __fmul_rn(__fmul_rn(c2, g), g));
-      first[i] = m;
-      second[i] = v;
-      const float divisor = __fadd_rn(__fdiv_rn(__fsqrt_rn(v), t.root), epsilon);
-      w = __fsub_rn(__fmul_rn(w, t.keep), __fdiv_rn(__fmul_rn(t.size, m), divisor));
-    } else {
-      const float m = __fadd_rn(__fmul_rn(momentum, first[i]), __fadd_rn(g, __fmul_rn(decay, w)));
-      first[i] = m;
-      w = __fsub_rn(w, __fmul_rn(t.rate, m));
-    }
-    weights[i] = w;
-    if (t.average) average[i] = __fadd_rn(average[i], __fmul_rn(t.one_minus_decay, __fsub_rn(w, average[i])));
-    if (low) low[i] = down<T>(w);
+  const int64_t packs = n / 4, at = blockIdx.x * int64_t(blockDim.x) + threadIdx.x, step = int64_t(gridDim.x) * blockDim.x;
+  if (!t.take) {
+    for (int64_t i = at; i < n; i += step) gradients[i] = 0.0f;
+    return;
   }
+  for (int64_t i = at; i < packs; i += step) update_pack<4>(s, t, i * 4, weights, gradients, first, second, average, low);
+  for (int64_t i = packs * 4 + at; i < n; i += step) update_pack<1>(s, t, i, weights, gradients, first, second, average, low);
 }
 
 #define UPDATE(T)                                                                                                    \

@@ -286,6 +286,37 @@ pub fn gemm(
     Ok(())
 }
 
+/// `d = a · b` with sums and results in f32, for 16-bit operands `m × k` and `k × n` in the product and `d` without gaps, by
+/// cuBLASLt; `false`, and nothing done, where that is not there or has no algorithm for it.
+///
+/// # Errors
+/// If types do not fit, or something does not lie within its memory.
+pub fn gemm_wide(
+    gpu: &Gpu,
+    [m, k, n]: [usize; 3],
+    a: Matrices<'_>,
+    b: Matrices<'_>,
+    d: ElementsMut<'_>,
+) -> Result<bool, Error> {
+    const KERNEL: &str = "gemm_wide";
+    let dtype = a.elements.dtype();
+    if !matches!(dtype, DType::F16 | DType::BF16) || b.elements.dtype() != dtype || d.0.dtype() != DType::F32 {
+        return refuse!(KERNEL, "wants two matrices of one 16-bit type, and f32");
+    }
+    let target = Matrices::dense(d.0, [m, n]);
+    a.check("the left operand", 1, [m, k])?;
+    b.check("the right operand", 1, [k, n])?;
+    target.check("the result", 1, [m, n])?;
+    if m == 0 || n == 0 || k == 0 {
+        return Ok(false);
+    }
+    let Some(blas) = gpu.blas() else { return Ok(false) };
+    let (kind, sizes) = (Kind::Wide(dtype), [m, k, n]);
+    let product =
+        Product { kind, batch: 1, sizes, a, b, bias: None, relu: false, residual: None, d: target, scales: None };
+    blas.run(gpu, &product)
+}
+
 /// Rows and columns that a block of Hopper's kernels makes, what it takes of k at a time, and how many tiles wait.
 const HOPPER_ROWS: usize = 128;
 const HOPPER_COLUMNS: usize = 256;

@@ -184,7 +184,7 @@ pub fn gather(gpu: &Gpu, pieces: &[(Elements<'_>, usize, usize)], to: ElementsMu
             *raw = RawPiece { from: elements.pointer(), at: *at as i64, len: count, dtype };
             longest = longest.max(*len);
         }
-        let grid = Grid { blocks: [longest.div_ceil(1024).clamp(1, 64), group.len(), 1], threads: 256, shared: 0 };
+        let grid = Grid { blocks: [longest.div_ceil(4096).clamp(1, 1024), group.len(), 1], threads: 256, shared: 0 };
         let pointer = to.0.pointer();
         // SAFETY: the kernel takes these types; every piece and its place were checked. The table is copied by the launch.
         unsafe { gpu.launch(KERNEL, grid, arguments![raw, pointer], &|| format!("{} pieces", group.len())) }?;
@@ -243,13 +243,16 @@ pub fn step(gpu: &Gpu, settings: &Settings, buffers: &Buffers<'_>, control: &Con
     ] {
         let Some(elements) = elements else { continue };
         elements.0.check(KERNEL, what, Some(wanted))?;
-        if elements.0.dtype() != DType::F32 {
-            return refuse!(KERNEL, "{what} are not f32");
+        if elements.0.dtype() != DType::F32 || !elements.0.is_aligned(16) {
+            return refuse!(KERNEL, "{what} are not f32, or not aligned to 16 bytes");
         }
     }
     let low_type = low.map_or(DType::F32, |low| low.0.dtype());
     if let Some(low) = low {
         low.0.check(KERNEL, "16-bit weights", Some(len))?;
+        if !low.0.is_aligned(16) {
+            return refuse!(KERNEL, "16-bit weights are not aligned to 16 bytes");
+        }
     }
     let (rates, records) = (control.rates.bytes() / 8, control.ring.bytes() / Record::BYTES);
     let fits = control.partials.bytes() >= PARTIALS * 8 && control.state.bytes() >= State::BYTES;
@@ -284,7 +287,7 @@ pub fn step(gpu: &Gpu, settings: &Settings, buffers: &Buffers<'_>, control: &Con
     let [v, a, l] = [second, average, low].map(pointer);
     let arguments = arguments![raw, state, n, w, g, m, v, a, l];
     // SAFETY: as above; what may be missing is looked at only where the settings ask for it, which was checked.
-    unsafe { gpu.launch(kernel, Grid::flat(len), arguments, &describe) }
+    unsafe { gpu.launch(kernel, Grid::flat(len.div_ceil(4)), arguments, &describe) }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ mod training;
 
 pub(crate) use attention::{attention, rms_norm, rope, silu};
 pub(crate) use gates::{attends, channel_attention, channel_attention_backward, gelu_gate, gelu_gate_backward};
-pub(crate) use linear::{Linear, linear, linear_backward_input};
+pub(crate) use linear::{Linear, linear, linear_backward_input, linear_backward_weight};
 pub(crate) use training::*;
 
 use crate::error::refuse;

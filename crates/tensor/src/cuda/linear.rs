@@ -7,7 +7,7 @@ use crate::{DType, Dims, Error, Layout, Tensor};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use supple_cuda as cuda;
-use supple_cuda::gemm::{After, Matrices, Way, gemm};
+use supple_cuda::gemm::{After, Matrices, Way, gemm, gemm_wide};
 use supple_cuda::{Elements, ElementsMut, Gpu, Memory};
 
 /// A linear layer's weights on a GPU, converted when first needed for an element type.
@@ -137,3 +137,27 @@ pub(crate) fn linear_backward_input(gpu: &Gpu, grad: &Tensor, weight: &Tensor) -
     let weight = Matrices::dense(read(&weight)?, [outputs, inputs]).turn();
     product(gpu, &grad.detach(), weight, None, Activation::Identity, inputs, false)
 }
+
+/// `gradᵀ · x` in f32, of 16-bit `[.., outputs]` and `[.., inputs]`, where the library has it and the matrix is so large that it is
+/// faster than sums of parts.
+pub(crate) fn linear_backward_weight(gpu: &Gpu, grad: &Tensor, x: &Tensor) -> Result<Option<Tensor>, Error> {
+    let (&[.., outputs], &[.., inputs]) = (&**grad.shape(), &**x.shape()) else { return Ok(None) };
+    let half = matches!(x.dtype(), DType::F16 | DType::BF16) && grad.dtype() == x.dtype();
+    if !half || outputs * inputs < LARGE || x.elements() == 0 {
+        return Ok(None);
+    }
+    let (grad, of_grad) = rows("linear", grad)?;
+    let (x, of_x) = rows("linear", x)?;
+    // A row that repeats would be read as a matrix with overlapping rows.
+    if of_grad.rows > 1 && (of_grad.stride < outputs || of_x.stride < inputs) {
+        return Ok(None);
+    }
+    let matrix = |elements, row| Matrices { elements, row, batch: 0, turned: false };
+    let (a, b) = (matrix(read(&grad)?, of_grad.stride).turn(), matrix(read(&x)?, of_x.stride));
+    let y = Tensor::unspecified(x.device(), Layout::contiguous(&[outputs, inputs])?, DType::F32)?;
+    let done = gemm_wide(gpu, [outputs, of_grad.rows, inputs], a, b, write(&y)?)?;
+    Ok(done.then_some(y))
+}
+
+/// Weights from which on their gradient is a product of the library's.
+const LARGE: usize = 1 << 14;

@@ -178,6 +178,10 @@ fn parameter_gradients(
         && wanted[0]
         && let Some((image, conv)) = as_image(x, [outputs, inputs])?
     {
+        if let Some(weight) = crate::cuda::linear_backward_weight(gpu, grad, x)? {
+            let of_bias = wanted[1].then(|| column_sums(grad)?.to_dtype(dtype)).transpose()?;
+            return Ok([Some(weight.to_dtype(dtype)?), of_bias]);
+        }
         let grad = grad.reshape(&[1, 1, grad.elements() / outputs, outputs])?;
         let (weight, bias) = crate::cuda::conv2d_backward_parameters(gpu, &grad, &image, &conv, dtype, wanted[1])?;
         return Ok([Some(weight.reshape(&[outputs, inputs])?), bias]);
