@@ -131,15 +131,17 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, activation: Ac
     {
         return crate::cuda::linear(gpu, x, weight, bias, activation);
     }
-    let y = product(&x.detach(), &weight.detach(), bias.map(Tensor::detach).as_ref(), [outputs, inputs])?;
+    // Weights of another type are converted once for both ways.
+    let used = weight.detach().to_dtype(x.dtype())?;
+    let y = product(&x.detach(), &used, bias.map(Tensor::detach).as_ref(), [outputs, inputs])?;
     let all = [Some(x), Some(weight), bias];
     let all: Vec<&Tensor> = all.into_iter().flatten().collect();
     let y = record(OP, y, &all, || {
-        let (x, weight) = (x.detach(), weight.detach());
+        let (x, dtype) = (x.detach(), weight.dtype());
         move |grad, needed| {
-            let of_x = needed[0].then(|| linear_backward_input(grad, &weight)).transpose()?;
+            let of_x = needed[0].then(|| linear_backward_input(grad, &used)).transpose()?;
             let wanted = [needed[1], needed.get(2).copied().unwrap_or(false)];
-            let of_parameters = parameter_gradients(grad, &x, weight.dtype(), wanted)?;
+            let of_parameters = parameter_gradients(grad, &x, dtype, wanted)?;
             Ok([of_x].into_iter().chain(of_parameters).take(needed.len()).collect())
         }
     });
