@@ -22,13 +22,35 @@ fn said(tokens: usize) -> String {
 }
 
 #[test]
-fn without_a_model_one_line_says_how_to_get_one() {
+fn without_a_model_the_bundled_one_tells_a_story_and_a_line_says_how_to_get_another() {
     let sandbox = Sandbox::new();
-    for command in ["chat", "generate"] {
-        let run = sandbox.run(&[command]).exits(2).says("error: no model given");
-        let hint = format!("hint: supple {command} hf:HuggingFaceTB/SmolLM2-135M-Instruct downloads a small one");
-        assert!(run.stderr.contains(&hint) && run.stderr.lines().count() == 2, "{}", run.stderr);
+    let story = " there was a girl called Anna. Anna lived on a farm. Anna was afraid of the big wind. She did not tell anyone.";
+    let arguments = ["-t", "0", "-n", "27"];
+    for isa in ["", "scalar", "avx2", "avx512", "neon"] {
+        let command = |arguments: &[&str]| {
+            let mut command = sandbox.command(arguments);
+            if !isa.is_empty() {
+                command.env("SUPPLE_ISA", isa);
+            }
+            command
+        };
+        if !command(&["doctor"]).output().unwrap().status.success() {
+            eprintln!("skipped: {isa} is not what this CPU offers");
+            continue;
+        }
+        for (name, input, wanted) in [
+            ("generate", "", format!("Once upon a time{story}\n")),
+            ("generate", "Once upon a time", format!("{story}\n")),
+            ("chat", "Once upon a time\n", format!("{story}\n")),
+        ] {
+            let run = sandbox.feed(command(&[&[name][..], &arguments].concat()), input.as_bytes()).exits(0);
+            assert_eq!(run.text(), wanted, "{name} on {isa}");
+            let hint = format!("supple {name} hf:HuggingFaceTB/SmolLM2-135M-Instruct downloads a small one");
+            assert!(run.stderr.contains(&hint) && run.stderr.lines().count() == 1, "{}", run.stderr);
+        }
     }
+    let named = sandbox.run(&["generate", "tiny_stories", "Once upon a time", "-t", "0", "-n", "27"]).exits(0);
+    assert!(named.text() == format!("{story}\n") && named.stderr.is_empty(), "{}", named.stderr);
 }
 
 #[test]

@@ -8,11 +8,13 @@ use anyhow::Context;
 use rustyline::error::ReadlineError;
 use std::io::{BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
+use supple::text::bundled;
 use supple::text::generate::{Finish, Generated, Request, Session, TextGenerator};
 use supple::text::template::Message;
 
 const EXAMPLES: &str = "\
 Examples:
+  supple chat                                               begin a story, and the bundled model goes on
   supple chat SmolLM2-135M-Instruct.gguf
   supple chat model/ --system 'Answer in one sentence.' -t 0
   echo 'Name three rivers.' | supple chat model.gguf        each line of standard input is a turn
@@ -32,11 +34,12 @@ const HELP: &str = "\
 
 /// Talk with a language model
 ///
-/// MODEL is a GGUF file, or a folder with config.json, tokenizer.json and safetensors.
+/// MODEL is a GGUF file, or a folder with config.json, tokenizer.json and safetensors. Without one, a tiny model that is bundled goes on
+/// with stories that you begin.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// GGUF file, Hugging Face folder, or hf:owner/name
+    /// GGUF file, Hugging Face folder, or hf:owner/name [default: tiny_stories, which is bundled]
     model: Option<PathBuf>,
 
     /// What the model is told first
@@ -67,8 +70,18 @@ struct Conversation<'a> {
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
     args.choice.sampling().check()?;
-    let model = language_model::given(args.model.as_deref(), "supple chat")?;
-    let generator = args.compute.open(model)?;
+    let generator = match &args.model {
+        Some(model) => args.compute.open(model)?,
+        None => args.compute.open_bundled("supple chat")?,
+    };
+    let name = args.model.as_ref().map_or(bundled::NAME.into(), |model| model.display().to_string());
+    if args.model.is_none() {
+        let hint = language_model::hint("supple chat");
+        let name = bundled::NAME;
+        say(&format!(
+            "note: no model given; {name}, which is bundled, does not talk: it goes on with stories you begin. {hint}"
+        ));
+    }
     let mut conversation = Conversation {
         args,
         generator: &generator,
@@ -91,7 +104,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         return Ok(Exit::Done);
     }
     let seconds = generator.load_time().as_secs_f64();
-    say(&format!("{}, loaded in {seconds:.2} s. /help names the commands, Ctrl-D ends.", model.display()));
+    say(&format!("{name}, loaded in {seconds:.2} s. /help names the commands, Ctrl-D ends."));
     let mut editor = rustyline::DefaultEditor::new().context("the terminal")?;
     let history = History::of_user();
     for entry in history.entries() {
@@ -164,7 +177,11 @@ impl Conversation<'_> {
         let messages: Vec<Message> = system.chain(self.messages.iter().cloned()).collect();
         let request =
             Request { max_tokens: self.args.max_tokens, sampling: self.args.choice.sampling(), ..Request::default() };
-        let tokens = self.generator.encode_chat(&messages)?;
+        let tokens = match &self.args.model {
+            Some(_) => self.generator.encode_chat(&messages)?,
+            // Each line begins a story of its own.
+            None => self.generator.encode(text)?,
+        };
         let generated = self.session.generate(&tokens, &request, &mut |text| {
             let shown = text.is_empty() || show(text).is_ok();
             shown && !interrupt::asked()

@@ -4,13 +4,15 @@ use super::language_model::{self, Choice, Compute, speeds};
 use crate::interrupt;
 use crate::report::{Exit, Problem, say, show, show_json};
 use serde_json::json;
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
+use supple::text::bundled::NAME;
 use supple::text::generate::{Finish, Request};
 use supple::text::template::Message;
 
 const EXAMPLES: &str = "\
 Examples:
+  supple generate                                                 a little story, by the bundled model
   supple generate SmolLM2-135M.gguf 'Once upon a time'            go on from a text
   supple generate model.gguf --chat 'Name three rivers.'          answer, by the model's chat template
   supple generate model/ -n 64 -t 0 < prompt.txt                  from standard input, always the likeliest token
@@ -18,13 +20,17 @@ Examples:
 
 The text alone goes to standard output.";
 
+/// How a story begins that nobody began.
+const BEGINNING: &str = "Once upon a time";
+
 /// Generate text with a language model
 ///
-/// MODEL is a GGUF file, or a folder with config.json, tokenizer.json and safetensors.
+/// MODEL is a GGUF file, or a folder with config.json, tokenizer.json and safetensors. Without one, a tiny model that is bundled tells
+/// a story.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// GGUF file, Hugging Face folder, or hf:owner/name
+    /// GGUF file, Hugging Face folder, or hf:owner/name [default: tiny_stories, which is bundled]
     model: Option<PathBuf>,
 
     /// Text to go on from [default: standard input]
@@ -69,16 +75,33 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
     let sampling = args.choice.sampling();
     sampling.check()?;
-    let model = language_model::given(args.model.as_deref(), "supple generate")?;
+    let bundled = args.model.is_none();
     let prompt = match &args.prompt {
         Some(prompt) => prompt.clone(),
+        None if bundled && std::io::stdin().is_terminal() => String::new(),
         None => {
             let mut bytes = Vec::new();
             std::io::stdin().read_to_end(&mut bytes)?;
             String::from_utf8(bytes).map_err(|_| Problem::usage("the prompt on standard input is not UTF-8"))?
         }
     };
-    let generator = args.compute.open(model)?;
+    let generator = match &args.model {
+        Some(model) => args.compute.open(model)?,
+        None => args.compute.open_bundled("supple generate")?,
+    };
+    let mut prompt = prompt;
+    if bundled {
+        let hint = language_model::hint("supple generate");
+        say(&format!(
+            "note: no model given, so {NAME}, which is bundled, tells a little story and can nothing else. {hint}"
+        ));
+        if prompt.trim().is_empty() {
+            prompt = BEGINNING.into();
+            if !args.json {
+                show(&prompt)?;
+            }
+        }
+    }
     let tokens = if args.chat {
         let system = args.system.iter().map(|text| Message::new("system", text));
         generator.encode_chat(&system.chain([Message::new("user", &prompt)]).collect::<Vec<_>>())?

@@ -4,6 +4,7 @@ use super::download;
 use crate::report::{Problem, say};
 use std::path::{Path, PathBuf};
 use supple::DeviceChoice;
+use supple::text::bundled;
 use supple::text::generate::{CACHE_FORMATS, Format, Generated, OpenOptions, TextGenerator};
 use supple::text::sampling::Sampling;
 
@@ -31,28 +32,39 @@ pub struct Compute {
 }
 
 impl Compute {
-    /// Opens a model: a file, a folder, or one of the hub.
-    pub fn open(&self, model: &Path) -> anyhow::Result<TextGenerator> {
-        let options = OpenOptions {
+    fn options(&self) -> OpenOptions {
+        OpenOptions {
             threads: self.threads.map(usize::from),
             context: self.context.map(|context| context as usize),
             cache: Some(self.cache_type),
             device: self.device,
-        };
-        let generator = TextGenerator::open(&download::located(model)?, options)?;
+        }
+    }
+
+    /// Opens a model: a file, a folder, one of the hub, or the bundled one by its name.
+    pub fn open(&self, model: &Path) -> anyhow::Result<TextGenerator> {
+        if model == Path::new(bundled::NAME) && !model.exists() {
+            return self.open_bundled("supple");
+        }
+        let generator = TextGenerator::open(&download::located(model)?, self.options())?;
         if let Some(reason) = generator.stand_in() {
             say(&format!("note: {reason}"));
         }
         Ok(generator)
     }
+
+    /// Opens the bundled model, which tells little stories; an error with a hint where none was built in.
+    pub fn open_bundled(&self, command: &str) -> anyhow::Result<TextGenerator> {
+        match bundled::bytes() {
+            Some(_) => Ok(TextGenerator::bundled(self.options())?),
+            None => Err(Problem::usage("no model given, and none is bundled").hint(hint(command)).into()),
+        }
+    }
 }
 
-/// The model that a command was given. None is bundled: without one the hint says how to get one.
-pub fn given<'a>(model: Option<&'a Path>, command: &str) -> anyhow::Result<&'a Path> {
-    model.ok_or_else(|| {
-        let hint = format!("{command} {EXAMPLE_MODEL} downloads a small one (270 MB); or name a GGUF file or a folder");
-        Problem::usage("no model given, and none is bundled").hint(hint).into()
-    })
+/// One line on how to get a model that knows more than the bundled one.
+pub fn hint(command: &str) -> String {
+    format!("{command} {EXAMPLE_MODEL} downloads a small one (270 MB); or name a GGUF file or a folder")
 }
 
 /// The format of a cache: its name, or that without what follows an underscore.

@@ -112,7 +112,11 @@ impl Sandbox {
 
     /// Runs the command with bytes on standard input.
     pub fn pipe(&self, arguments: &[&str], input: &[u8]) -> Run {
-        let mut command = self.command(arguments);
+        self.feed(self.command(arguments), input)
+    }
+
+    /// Runs a command of its own with bytes on standard input.
+    pub fn feed(&self, mut command: Command, input: &[u8]) -> Run {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();

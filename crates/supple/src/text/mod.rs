@@ -1,5 +1,6 @@
 //! Language models: text to tokens and back, conversations, generation, measuring, and files.
 
+pub mod bundled;
 pub mod convert;
 pub mod evaluate;
 pub mod generate;

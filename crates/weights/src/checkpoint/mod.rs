@@ -127,6 +127,15 @@ impl Checkpoint {
         Checkpoint::from_shards(source, Shards::single(weights), config)
     }
 
+    /// A GGUF file that is in memory.
+    ///
+    /// # Errors
+    ///
+    /// What [`Gguf::from_bytes`] says.
+    pub fn of_gguf(gguf: Gguf) -> Result<Checkpoint, Error> {
+        Checkpoint::from_gguf(gguf.source().to_owned(), vec![gguf])
+    }
+
     fn open_folder(folder: &Path, source: String) -> Result<Checkpoint, Error> {
         if !folder.join("config.json").is_file() {
             // A folder made for GGUF has that file and little else.
