@@ -10,7 +10,7 @@
 // | 4-bit integers | for each 64 columns, 16 bytes a lane: columns 0-31 of both rows, columns 32-63 of both rows; pair p of a row's eight lies at bits 4p and 16 + 4p of its word |
 // | 2 further bits | for each 128 columns, 16 bytes a lane, a word for each 32: bytes 0 and 2 are even and odd elements of the first row, 1 and 3 of the second |
 // | 8-bit integers | for each 32 columns, 16 bytes a lane, 8 a row |
-// // | scales | 16 bytes a row, as the format has them |
+// | scales | 16 bytes a row, as the format has them |
 //
 // 16-bit floats lie as rows, of whole tiles, so that products of many rows of activations take them as they are.
 //
@@ -82,11 +82,17 @@ template <class E> struct Dense {
   static constexpr bool MINS = false;
   struct Raw {
     uint4 v[8];
+    template <class P> static __device__ const uint8_t *at(const P &p, int group, int t, int lane) {
+      return p.weights + (group * 16 + lane / 4) * (int64_t(p.tiles) * (K * 2)) + t * (K * 2) + lane % 4 * 16;
+    }
+    // The 32 columns from 32 b on; rows are `row` bytes apart.
+    __device__ void load(const uint8_t *from, int64_t row, int b) {
+      v[2 * b] = load_once(from + b * 64);
+      v[2 * b + 1] = load_once(from + 8 * row + b * 64);
+    }
     template <class P> __device__ void load(const P &p, int group, int t, int lane) {
-      const int64_t row = int64_t(p.tiles) * (K * 2);
-      const uint8_t *from = p.weights + (group * 16 + lane / 4) * row + t * (K * 2) + lane % 4 * 16;
 #pragma unroll
-      for (int i = 0; i < 8; i++) v[i] = load_once(from + i % 2 * 8 * row + i / 2 * 64);
+      for (int b = 0; b < 4; b++) load(at(p, group, t, lane), int64_t(p.tiles) * (K * 2), b);
     }
     __device__ void operand(int b, int, Operand &o) const {
       const uint4 &first = v[2 * b], &second = v[2 * b + 1];

@@ -26,10 +26,16 @@ __device__ inline float gate_of(int kind, float x) {
 template <class T> __device__ inline T saturated(float x) { return down<T>(x); }
 template <> __device__ inline f16 saturated<f16>(float x) { return __float2half_rn(fminf(fmaxf(x, -65504.0f), 65504.0f)); }
 
-// acc += a tile's part of the product, of NT groups of eight tokens. `x` are this lane's first eight columns of its tokens.
-template <class F, int NT>
+// What is done after each 32 columns of a tile, if nothing is.
+struct Nothing {
+  __device__ __forceinline__ void operator()(int) const {}
+};
+
+// acc += a tile's part of the product, of NT groups of eight tokens. `x` are this lane's first eight columns of its tokens. When
+// columns from 32 b on are multiplied, `after(b)` is called. `zero` is 0; if the compiler cannot know, operands stay where they are put.
+template <class F, int NT, class After = Nothing>
 __device__ __forceinline__ void accumulate(float (&acc)[NT][4], const typename F::Raw &raw, const typename F::T *(&x)[NT],
-                                           int column, int c) {
+                                           int column, int c, After after = After(), uint32_t zero = 0) {
   using T = typename F::T;
   constexpr bool SUMS = F::SCALING == BY_TILE || F::SCALING == BY_BOTH, PARTS = F::SCALING == BY_32 || F::SCALING == BY_BOTH;
   float sum[SUMS ? NT : 1][4] = {}, low[F::MINS ? NT : 1][4] = {};
@@ -37,6 +43,8 @@ __device__ __forceinline__ void accumulate(float (&acc)[NT][4], const typename F
   for (int b = 0; b < F::K / 32; b++) {
     Operand o;
     raw.operand(b, c, o);
+#pragma unroll
+    for (int i = 0; i < 8; i++) o.a[i / 4][i % 4] ^= zero;
     const float2 scale = raw.scale(b);
     const uint2 min = raw.min(b);
     const uint32_t mins[4] = {min.x, min.y, min.x, min.y};
@@ -59,6 +67,7 @@ __device__ __forceinline__ void accumulate(float (&acc)[NT][4], const typename F
         mma(T(), low[F::MINS ? n : 0], mins, v.z, v.w);
       }
     }
+    after(b);
   }
   if (SUMS) {
     const float2 scale = raw.tile_scale();
