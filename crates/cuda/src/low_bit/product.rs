@@ -211,9 +211,7 @@ fn many(
     let own = if dense { 0 } else { width };
     let bytes_of_row = 2 * (own + if gated { tokens } else { 0 });
     let room = scratch.memory.bytes().checked_div(bytes_of_row).unwrap_or(usize::MAX);
-    // What is gated next stays in the cache.
-    let cached = if gated { (48 << 20) / (2 * tokens) } else { usize::MAX };
-    let step = (room.min(cached.max(1024)) / 128 * 128).min(rows.next_multiple_of(128));
+    let step = (room / 128 * 128).min(rows.next_multiple_of(128));
     if step == 0 {
         let bytes = scratch.memory.bytes();
         return refuse!(KERNEL, "{tokens} tokens want {} bytes of scratch memory, not {bytes}", 128 * bytes_of_row);
