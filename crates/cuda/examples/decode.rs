@@ -1,7 +1,7 @@
 //! How close the kernels of decoders come to what memory allows: whole steps of a network of the shape of Llama 3.1 8B, with random
 //! weights, in a CUDA graph.
 //!
-//! `cargo run --release -p supple-cuda --example decode [bf16|f16|q4_k|q4_0|q8_0|q6_k|q4_1] [layers] [step|prefill]`. Prints for some
+//! `cargo run --release -p supple-cuda --example decode [bf16|f16|q4_k|q4_0|q8_0|q6_k|q4_1] [layers] [step|wide|prefill]`. Prints for some
 //! batches and contexts milliseconds, bytes of weights and of keys and values, and the share of the bound: those bytes at the speed
 //! of a copy on the device, measured in the same run. Medians of five rounds.
 
@@ -263,6 +263,13 @@ impl<'a> Step<'a> {
         self.argmax()
     }
 
+    fn attend_chunk(&'a self, layer: &Layer) -> Done {
+        let queries = Elements::new(&self.queries, 0, DType::F16);
+        let table = Elements::new(&self.table, 0, DType::U32);
+        let out = ElementsMut::new(&self.attended, 0, DType::F16);
+        attend_chunk(&self.net.gpu, &layer.pages, [self.tokens; 2], queries, table, out)
+    }
+
     /// A chunk of a prompt of one sequence.
     fn chunk(&'a self) -> Done {
         let gpu = &self.net.gpu;
@@ -271,10 +278,7 @@ impl<'a> Step<'a> {
             self.norm()?;
             self.qkv(layer)?;
             self.place(layer)?;
-            let queries = Elements::new(&self.queries, 0, DType::F16);
-            let table = Elements::new(&self.table, 0, DType::U32);
-            let out = ElementsMut::new(&self.attended, 0, DType::F16);
-            attend_chunk(gpu, &layer.pages, [self.tokens; 2], queries, table, out)?;
+            self.attend_chunk(layer)?;
             if self.net.dtype != DType::F16 {
                 let from = Elements::new(&self.attended, 0, DType::F16);
                 copy::convert(gpu, self.tokens * HIDDEN, from, ElementsMut::new(&self.normed, 0, self.net.dtype))?;
@@ -312,9 +316,9 @@ fn time_graph(gpu: &Gpu, times: usize, mut work: impl FnMut() -> Done) -> Checke
     time(gpu, times, || graph.replay())
 }
 
-fn steps(net: &Network, speed: f64) -> Checked {
+fn steps(net: &Network, speed: f64, cases: &[(usize, usize)]) -> Checked {
     let gpu = &net.gpu;
-    for (tokens, context) in [(1, 512), (1, 8192), (8, 512), (8, 8192), (64, 512), (64, 8192)] {
+    for &(tokens, context) in cases {
         let step = Step::new(net, tokens, context, false)?;
         let cache = net.layers.len() * tokens * context * 4 * HEADS.kv_heads * HEADS.head_dim;
         let report = |name: &str, bytes: usize, milliseconds: f64| {
@@ -357,14 +361,36 @@ fn prefill(net: &Network) -> Checked {
     for tokens in [2048, 8192] {
         let step = Step::new(net, tokens, tokens, true)?;
         let milliseconds = time(gpu, 1, || step.chunk())?;
+        println!("  milliseconds a layer of {tokens} tokens:");
+        type Part<'a> = (&'a str, &'a dyn Fn(&Layer) -> Done);
+        let parts: [Part<'_>; 7] = [
+            ("norm", &|_| step.norm()),
+            ("qkv", &|l| step.qkv(l)),
+            ("place", &|l| step.place(l)),
+            ("attend", &|l| step.attend_chunk(l)),
+            ("o", &|l| step.o(l)),
+            ("gate_up", &|l| step.gate_up(l)),
+            ("down", &|l| step.down(l)),
+        ];
+        for (name, work) in parts {
+            let ms = time(gpu, 3, || net.layers.iter().try_for_each(work))? / net.layers.len() as f64;
+            println!("  {name:<8} {ms:>8.4} ms");
+        }
         // The bound: products of 16-bit matrices that are there already, and attention.
         let a = gpu.allocate(2 * tokens * INTERMEDIATE)?;
         let (b, d) = (gpu.allocate(2 * 28672 * HIDDEN)?, gpu.allocate(2 * tokens * 28672)?);
+        // Random operands: with constant ones a GPU draws less power, and is faster than it ever is with weights.
+        let mut state = 1u32;
+        let random = (0..1 << 20).flat_map(|_| {
+            state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+            (f32::from_bits(0x3f80_0000 | state >> 9) - 1.5).to_ne_bytes()
+        });
+        let random = gpu.upload(&random.collect::<Vec<u8>>())?;
         for memory in [&a, &b] {
             let count = memory.bytes() / 2;
             for at in (0..count).step_by(1 << 20) {
                 let to = ElementsMut::new(memory, at, DType::F16);
-                copy::convert(gpu, (count - at).min(1 << 20), Elements::new(&net.ones, 0, DType::F32), to)?;
+                copy::convert(gpu, (count - at).min(1 << 20), Elements::new(&random, 0, DType::F32), to)?;
             }
         }
         let of = |memory| Elements::new(memory, 0, DType::F16);
@@ -430,10 +456,14 @@ fn main() -> Checked {
         net.bytes() as f64 * 1e-9,
         speed * 1e-9
     );
-    if what.as_deref() != Some("prefill") {
-        steps(&net, speed)?;
+    let what = what.as_deref();
+    if what.is_none_or(|what| what == "step") {
+        steps(&net, speed, &[(1, 512), (1, 8192), (8, 512), (8, 8192), (64, 512), (64, 8192)])?;
     }
-    if what.as_deref() != Some("step") {
+    if what == Some("wide") {
+        steps(&net, speed, &[(16, 512), (32, 512), (64, 512)])?;
+    }
+    if what.is_none_or(|what| what == "prefill") {
         prefill(&net)?;
     }
     Ok(())

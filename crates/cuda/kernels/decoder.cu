@@ -40,10 +40,8 @@ __device__ void norm(int width, int y_row, float epsilon, const float *x, const 
       v = *reinterpret_cast<const float4 *>(x + i);
       if (weight) w = *reinterpret_cast<const float4 *>(weight + i);
     }
-    y[i] = saturated<T>(v.x * factor * w.x);
-    y[i + 1] = saturated<T>(v.y * factor * w.y);
-    y[i + 2] = saturated<T>(v.z * factor * w.z);
-    y[i + 3] = saturated<T>(v.w * factor * w.w);
+    *reinterpret_cast<Pack<T, 4> *>(y + i) = {{saturated<T>(v.x * factor * w.x), saturated<T>(v.y * factor * w.y),
+                                               saturated<T>(v.z * factor * w.z), saturated<T>(v.w * factor * w.w)}};
   }
 }
 extern "C" __global__ void decoder_norm_f16(int width, int y_row, float epsilon, const float *x, const float *weight,
@@ -67,30 +65,30 @@ extern "C" __global__ void decoder_norm_add(int width, float epsilon, const floa
   for (int i = threadIdx.x; i < width; i += blockDim.x) x[i] += y[i] * factor * weight[i];
 }
 
-// out[row] = gate(g) * u of products whose columns are eight of the gate and eight of the rest, in turn; `width` is a multiple of 8.
-template <class T> __device__ void gated(int64_t rows, int width, int in_row, int out_row, int kind, const T *in, T *out) {
+// out[row] = gate(g) * u of products whose columns are eight of the gate and eight of the rest, in turn; `width` is a multiple of 8. A
+// block a row, and so many columns.
+template <class T> __device__ void gated(int width, int in_row, int out_row, int kind, const T *in, T *out) {
   wait_for_previous();
   launch_next();
-  const int eights = width / 8;
-  for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < rows * eights; i += int64_t(gridDim.x) * blockDim.x) {
-    const int64_t row = i / eights, at = i % eights;
-    const Pack<T, 8> g = *reinterpret_cast<const Pack<T, 8> *>(in + row * in_row + at * 16);
-    const Pack<T, 8> u = *reinterpret_cast<const Pack<T, 8> *>(in + row * in_row + at * 16 + 8);
-    Pack<T, 8> y;
+  const int at = (blockIdx.y * blockDim.x + threadIdx.x) * 8;
+  if (at >= width) return;
+  in += int64_t(blockIdx.x) * in_row + at * 2;
+  const Pack<T, 8> g = *reinterpret_cast<const Pack<T, 8> *>(in), u = *reinterpret_cast<const Pack<T, 8> *>(in + 8);
+  Pack<T, 8> y;
 #pragma unroll
-    for (int j = 0; j < 8; j++) {
-      const float x = up(g.v[j]);
-      const float a = kind == 0 ? x / (1.0f + __expf(-x)) : 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
-      y.v[j] = saturated<T>(a * up(u.v[j]));
-    }
-    *reinterpret_cast<Pack<T, 8> *>(out + row * out_row + at * 8) = y;
+  for (int j = 0; j < 8; j++) {
+    const float x = up(g.v[j]);
+    // Beyond 2^126 a short division gives 0, which is right here too.
+    const float a = kind == 0 ? __fdividef(x, 1.0f + __expf(-x)) : 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
+    y.v[j] = saturated<T>(a * up(u.v[j]));
   }
+  *reinterpret_cast<Pack<T, 8> *>(out + int64_t(blockIdx.x) * out_row + at) = y;
 }
-extern "C" __global__ void decoder_gated_f16(int64_t rows, int width, int in_row, int out_row, int kind, const f16 *in, f16 *out) {
-  gated(rows, width, in_row, out_row, kind, in, out);
+extern "C" __global__ void decoder_gated_f16(int width, int in_row, int out_row, int kind, const f16 *in, f16 *out) {
+  gated(width, in_row, out_row, kind, in, out);
 }
-extern "C" __global__ void decoder_gated_bf16(int64_t rows, int width, int in_row, int out_row, int kind, const bf16 *in, bf16 *out) {
-  gated(rows, width, in_row, out_row, kind, in, out);
+extern "C" __global__ void decoder_gated_bf16(int width, int in_row, int out_row, int kind, const bf16 *in, bf16 *out) {
+  gated(width, in_row, out_row, kind, in, out);
 }
 
 // As in `paged_attention.rs`.

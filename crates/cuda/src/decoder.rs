@@ -32,6 +32,7 @@ pub fn norm(
         || !width.is_multiple_of(4)
         || width > i32::MAX as usize / 2
         || !x.is_aligned(16)
+        || !y.0.is_aligned(8)
     {
         return refuse!(kernel, "types differ, or rows of {width} are not aligned to 16 bytes");
     }

@@ -33,6 +33,8 @@ pub(crate) struct Inner {
     multiprocessors: usize,
     /// Bytes of shared memory that a block may ask for.
     shared: usize,
+    /// How many clusters of a kernel run at once, by its name, threads and shared memory.
+    clusters: Mutex<HashMap<(&'static str, u32, usize), usize>>,
 }
 
 struct Module(sys::CUmodule);
@@ -117,6 +119,7 @@ impl Gpu {
             capability,
             multiprocessors,
             shared: shared.max(0) as usize,
+            clusters: Mutex::default(),
         };
         Ok(Gpu { inner: Arc::new(inner) })
     }
@@ -139,6 +142,53 @@ impl Gpu {
     /// Bytes of shared memory that a block may ask for.
     pub(crate) fn shared_memory(&self) -> usize {
         self.inner.shared
+    }
+
+    /// How many clusters of so many blocks (in x and y, as the kernel was compiled for) can run at once; 0 if none can.
+    pub(crate) fn clusters(
+        &self,
+        kernel: &'static str,
+        blocks: [usize; 2],
+        threads: u32,
+        shared: usize,
+    ) -> Result<usize, Error> {
+        if shared > self.inner.shared {
+            return Ok(0);
+        }
+        let lock = || self.inner.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(&known) = lock().get(&(kernel, threads, shared)) {
+            return Ok(known);
+        }
+        self.bind()?;
+        let function = self.function(kernel)?;
+        let [x, y] = blocks.map(|count| count as u32);
+        let mut cluster = sys::CUlaunchAttribute_st {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue_union {
+                clusterDim: sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x, y, z: 1 },
+            },
+        };
+        let config = sys::CUlaunchConfig_st {
+            gridDimX: x * self.inner.multiprocessors as u32,
+            gridDimY: y,
+            gridDimZ: 1,
+            blockDimX: threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared as u32,
+            hStream: std::ptr::null_mut(),
+            attrs: &mut cluster,
+            numAttrs: 1,
+        };
+        let mut count = 0;
+        // SAFETY: writes the count; the function belongs to a loaded module, and the configuration outlives the call.
+        unsafe { sys::cuOccupancyMaxActiveClusters(&mut count, function.0, &config) }
+            .result()
+            .map_err(|e| driver(&format!("asking how many clusters of {kernel} run at once"), e))?;
+        let count = count.max(0) as usize;
+        lock().insert((kernel, threads, shared), count);
+        Ok(count)
     }
 
     /// Bytes free and bytes in all, as the driver counts.

@@ -224,6 +224,37 @@ fn products_are_sums_of_products() {
     }
 }
 
+/// Many rows and columns: several rounds of the kernels for up to 64 rows of activations, whose parts do not fit into shared memory.
+#[test]
+fn many_weights_give_few_rows_the_same() {
+    let Some(gpu) = gpu() else { return };
+    let mut numbers = Numbers(3);
+    for format in WeightFormat::ALL {
+        for (rows, k) in [(4_200, 9_216), (9_000, 512), (136, 14_336)] {
+            // 67 rows again and again: no other distance between rows has the same sums.
+            let (some, _) = weights(format, 67 * k, &mut numbers);
+            let row = some.len() / 67;
+            let bytes: Vec<u8> = some.iter().copied().cycle().take(rows * row).collect();
+            let matrix = PackedMatrix::pack(&gpu, format, rows, k, &bytes).unwrap();
+            let (x, _) = inputs(&gpu, FEW, k, format.input(), &mut numbers);
+            let run = |first: usize, tokens: usize| {
+                let out = upload_f32(&gpu, &vec![1.0; tokens * rows]);
+                let input = Elements::new(&x, first * padded(k), format.input());
+                let outcome = Outcome::Add { out: f32s_mut(&out), row: rows };
+                project(&gpu, None, &matrix, tokens, input, outcome).unwrap();
+                download(&gpu, &out, tokens * rows).into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            };
+            let few: Vec<u32> = (0..8).flat_map(|i| run(8 * i, 8)).collect();
+            for (first, tokens) in [(0, 64), (3, 33), (8, 32), (40, 19), (11, 16), (50, 9)] {
+                let found = run(first, tokens);
+                let wanted = &few[first * rows..][..tokens * rows];
+                let wrong = found.iter().zip(wanted).position(|(a, b)| a != b);
+                assert!(wrong.is_none(), "{format:?} {rows} x {k}: {tokens} from {first}: {wrong:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn few_rows_do_not_see_each_other() {
     let Some(gpu) = gpu() else { return };

@@ -1,6 +1,6 @@
 //! Products of packed weights with rows of activations.
 
-use super::{PackedMatrix, padded};
+use super::{PackedMatrix, WeightFormat, padded};
 use crate::blas::{self, Kind};
 use crate::error::refuse;
 use crate::gemm::Matrices;
@@ -143,20 +143,55 @@ pub fn project(
             Outcome::Gated { gate, .. } => (raw.gated, raw.gate) = (at, i32::from(gate == Gate::GeluTanh)),
         }
         let size = count.div_ceil(8).next_power_of_two().ilog2() as usize;
-        let kernels = matrix.format().kernels();
-        let (kernel, grid) = if size > 0 && gpu.capability() >= (9, 0) {
-            let columns = matrix.format().tile().0;
-            // Two buffers of activations, and the sums of eight warps.
-            let shared = (8 << size) * (2 * 2 * (columns + 32) + 8 * 16 * 4);
-            (kernels.wide[size - 1], Grid { blocks: [rows.div_ceil(128), 8, 1], threads: 256, shared })
-        } else {
-            (kernels.product[size], Grid { blocks: [rows.div_ceil(16), 1, 1], threads: 256, shared: 0 })
+        let (kernel, grid) = match wide(gpu, matrix, size)? {
+            Some(wide) => wide,
+            None => {
+                let kernel = matrix.format().kernels().product[size];
+                (kernel, Grid { blocks: [rows.div_ceil(16), 1, 1], threads: 256, shared: 0 })
+            }
         };
         let describe = || format!("{count} of {rows} x {}", matrix.k());
         // SAFETY: the kernel takes this; input and result were checked to lie in their memory, aligned, and the matrix is whole.
         unsafe { gpu.launch_early(kernel, grid, arguments![raw], &describe) }?;
     }
     Ok(())
+}
+
+/// The kernel of Hopper for `8 << size` rows of activations, more than 8, and how it is launched: a cluster of blocks for each eight
+/// multiprocessors takes 16 rows of the matrix a warp, round by round.
+fn wide(gpu: &Gpu, matrix: &PackedMatrix, size: usize) -> Result<Option<(&'static str, Grid)>, Error> {
+    // As in `low_bit_wide.cu`.
+    const SLICES: usize = 8;
+    const STAGES: usize = 4;
+    const COLUMNS: usize = 256;
+    if size == 0 || gpu.capability() != (9, 0) {
+        return Ok(None);
+    }
+    let (columns, _) = matrix.format().tile();
+    let (kernel, tokens) = (matrix.format().kernels().wide[size - 1], 8 << size);
+    // Minima take registers.
+    let minima = matches!(matrix.format(), WeightFormat::Q4_1 | WeightFormat::Q4_K);
+    let most = if minima && size == 3 { 8 } else { 12 };
+    let stages = (matrix.tiles().div_ceil(SLICES) * columns).div_ceil(COLUMNS).min(STAGES);
+    // Bytes of sums for each token in a stage.
+    let sums = if matrix.format() == WeightFormat::Q4_K { 64 } else { 0 };
+    let shared = |warps: usize| 128 + tokens * (stages * (2 * (COLUMNS + 32) + sums) + 2 * warps * 16 * 4);
+    // More than half of what there is, so that a multiprocessor has one block.
+    let half = 120 << 10;
+    let clusters = gpu.clusters(kernel, [1, SLICES], 32 * most as u32, shared(8).max(half))?;
+    if clusters == 0 {
+        return Ok(None);
+    }
+    let groups = matrix.rows().div_ceil(16);
+    let rounds = |warps: usize| groups.div_ceil(clusters * warps);
+    // A round costs as much as a group more.
+    let warps = (4..=most)
+        .rev()
+        .filter(|&warps| shared(warps) <= gpu.shared_memory())
+        .min_by_key(|&warps| rounds(warps) * (warps + 1));
+    let Some(warps) = warps else { return Ok(None) };
+    let blocks = [groups.div_ceil(warps).min(clusters), SLICES, 1];
+    Ok(Some((kernel, Grid { blocks, threads: 32 * warps as u32, shared: shared(warps).max(half) })))
 }
 
 /// As [`project`], by way of 16-bit weights.
@@ -235,12 +270,11 @@ fn gated_columns(
     to: Elements<'_>,
 ) -> Result<(), Error> {
     let kernel = if to.dtype() == DType::F16 { "decoder_gated_f16" } else { "decoder_gated_bf16" };
-    let rows = tokens as i64;
     let [width_, from_row, to_row] = [width, from_row, to_row].map(|n| n as i32);
     let gate = i32::from(gate == Gate::GeluTanh);
     let pointers = [from.pointer(), to.pointer()];
-    let arguments = arguments![rows, width_, from_row, to_row, gate, pointers[0], pointers[1]];
-    let grid = Grid::flat(tokens * width.div_ceil(8));
+    let arguments = arguments![width_, from_row, to_row, gate, pointers[0], pointers[1]];
+    let grid = Grid { blocks: [tokens, width.div_ceil(8 * 256), 1], threads: 256, shared: 0 };
     // SAFETY: the kernel takes these types; the caller has checked that both lie in their memory, aligned to 16 bytes.
     unsafe { gpu.launch_early(kernel, grid, arguments, &|| format!("{tokens} x {width}")) }
 }
