@@ -148,36 +148,25 @@ impl TextGenerator {
         let start = Instant::now();
         let cpu = crate::compute::cpu(options.threads)?;
         let checkpoint = Checkpoint::open(path)?;
-        let tokenizer = match checkpoint.gguf() {
-            Some(file) => Tokenizer::from_gguf(file)?,
-            None if path.is_dir() => Tokenizer::open(path)?,
-            None => {
-                let beside = |name: &str| path.with_file_name(name);
-                let found = ["tokenizer.json", "tokenizer.bin", "tok512.bin"].into_iter().map(beside);
-                let found = found.into_iter().find(|path| path.is_file());
-                Tokenizer::open(&found.unwrap_or_else(|| beside("tokenizer.json")))?
-            }
+        let words = || words(&checkpoint, path);
+        let place = || place(&cpu, Weights::File(&checkpoint), options);
+        // A vocabulary takes one thread about as long as packing takes all, so they are made side by side.
+        let (words, placed) = if cpu.threads() == 1 {
+            (words(), place())
+        } else {
+            std::thread::scope(|scope| match std::thread::Builder::new().spawn_scoped(scope, words) {
+                Ok(beside) => {
+                    let placed = place();
+                    (beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), placed)
+                }
+                Err(_) => (words(), place()),
+            })
         };
-        let template = match checkpoint.gguf() {
-            Some(file) => ChatTemplate::from_gguf(file)?,
-            None if path.is_dir() => ChatTemplate::from_folder(path)?,
-            None => None,
-        };
-        TextGenerator::from_parts(&cpu, &checkpoint, tokenizer, template, options, start)
-    }
-
-    fn from_parts(
-        cpu: &Cpu,
-        checkpoint: &Checkpoint,
-        tokenizer: Tokenizer,
-        template: Option<ChatTemplate>,
-        options: OpenOptions,
-        start: Instant,
-    ) -> Result<TextGenerator, Error> {
-        let Placed { decoder, context, state, stand_in } = place(cpu, Weights::File(checkpoint), options)?;
+        let (tokenizer, template) = words?;
+        let Placed { decoder, context, state, stand_in } = placed?;
         Ok(TextGenerator {
             model: decoder,
-            cpu: cpu.clone(),
+            cpu,
             stand_in,
             spare: Mutex::new(state),
             tokenizer,
@@ -269,6 +258,20 @@ impl TextGenerator {
             tokens: Vec::new(),
         }
     }
+}
+
+/// The tokeniser of the checkpoint at `path`, and its chat template.
+fn words(checkpoint: &Checkpoint, path: &Path) -> Result<(Tokenizer, Option<ChatTemplate>), Error> {
+    Ok(match checkpoint.gguf() {
+        Some(file) => (Tokenizer::from_gguf(file)?, ChatTemplate::from_gguf(file)?),
+        None if path.is_dir() => (Tokenizer::open(path)?, ChatTemplate::from_folder(path)?),
+        None => {
+            let beside = |name: &str| path.with_file_name(name);
+            let found = ["tokenizer.json", "tokenizer.bin", "tok512.bin"].into_iter().map(beside);
+            let found = found.into_iter().find(|path| path.is_file());
+            (Tokenizer::open(&found.unwrap_or_else(|| beside("tokenizer.json")))?, None)
+        }
+    })
 }
 
 /// One stream of text. What a prompt has in common with the text before is not taken in again.
