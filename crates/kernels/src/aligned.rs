@@ -89,6 +89,24 @@ impl AlignedBuf {
     /// # Panics
     /// If `len` floats exceed the address space. Aborts like `Vec` when memory runs out.
     pub fn zeroed(len: usize) -> AlignedBuf {
+        // SAFETY: parts of chunks are written here, all else comes as zeros.
+        unsafe {
+            let buf = Self::unwritten(len);
+            if buf.chunk.is_some() {
+                buf.ptr.as_ptr().write_bytes(0, len);
+            }
+            buf
+        }
+    }
+
+    /// `len` floats that hold anything and, where they are many, lie in pages that nobody may have touched yet.
+    ///
+    /// # Safety
+    /// Each must be written before it is read.
+    ///
+    /// # Panics
+    /// As [`zeroed`](Self::zeroed).
+    pub(crate) unsafe fn unwritten(len: usize) -> AlignedBuf {
         if len == 0 {
             return AlignedBuf { ptr: NonNull::dangling(), len: 0, chunk: None };
         }
@@ -96,11 +114,7 @@ impl AlignedBuf {
         if HUGE_PAGES && layout.size() >= LARGE {
             let (chunk, start) = Chunk::take(layout.size());
             // SAFETY: these bytes of the chunk are nobody else's, and lie on a cache line.
-            let ptr = unsafe {
-                let ptr = chunk.ptr.add(start);
-                ptr.as_ptr().write_bytes(0, layout.size());
-                ptr.cast()
-            };
+            let ptr = unsafe { chunk.ptr.add(start).cast() };
             return AlignedBuf { ptr, len, chunk: Some(chunk) };
         }
         // SAFETY: the layout is not empty.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -38,6 +39,21 @@ impl SharedBytes {
         // file meanwhile is the caller's promise, as for every reader of mapped weights.
         let map = unsafe { Mmap::map(&file) }.map_err(failed("map"))?;
         Ok(Self(Arc::new(Content::Mapped(map))))
+    }
+
+    /// Lets go of the memory behind `range` until it is read again; nothing where the bytes are no map.
+    pub(crate) fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Content::Mapped(map) = &*self.0
+            && range.end <= map.len()
+            && !range.is_empty()
+        {
+            // SAFETY: the map is of a file and only read, so pages come back with the file's bytes.
+            let _refused_is_fine =
+                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+        }
+        #[cfg(not(unix))]
+        let _ = range;
     }
 
     /// Takes bytes that are already in memory; `&'static` ones are not copied.

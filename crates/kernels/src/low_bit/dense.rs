@@ -4,6 +4,7 @@
 //! is made in the order of `k`, whatever the tile.
 
 use super::formats::{Format, dequantise, f32_to_f16};
+use super::pack::each_group;
 use super::vector::{Brain, Half, Kernel, Quads, Single, Stored, dispatch, shape};
 use crate::pool::SendPtr;
 use crate::simd::{Simd, bf16_bits};
@@ -55,20 +56,17 @@ impl DenseMatrix {
         let lanes = shape(level).0;
         let groups = rows.div_ceil(lanes);
         let stride = k * lanes * size;
-        let mut data = AlignedBuf::zeroed((groups * stride).div_ceil(4));
+        // SAFETY: packing writes every byte of each group, and groups are whole floats.
+        let mut data = unsafe { AlignedBuf::unwritten((groups * stride).div_ceil(4)) };
         let to = SendPtr(data.as_mut_ptr().cast::<u8>());
-        cpu.pool.run(groups, &|group, _| {
+        each_group(cpu, groups, groups * stride, &|group| {
             // SAFETY: groups lie one after another, and each is written by one task.
             let to = unsafe { std::slice::from_raw_parts_mut(to.get().add(group * stride), stride) };
-            for lane in 0..lanes.min(rows - group * lanes) {
-                let row = &bytes[(group * lanes + lane) * k * size..][..k * size];
-                for (i, value) in row.chunks_exact(size).enumerate() {
-                    let to = &mut to[(i * lanes + lane) * size..][..size];
-                    to.copy_from_slice(value);
-                    if cfg!(target_endian = "big") {
-                        to.reverse();
-                    }
-                }
+            let first = group * lanes;
+            let rows = &bytes[first * k * size..(first + lanes).min(rows) * k * size];
+            match size {
+                4 => pack_group::<4>(lanes, k, rows, to),
+                _ => pack_group::<2>(lanes, k, rows, to),
             }
         });
         DenseMatrix { format, level, rows, k, data }
@@ -128,6 +126,27 @@ impl DenseMatrix {
                 dequantise(self.format, &reversed, std::slice::from_mut(out));
             } else {
                 dequantise(self.format, value, std::slice::from_mut(out));
+            }
+        }
+    }
+}
+
+/// Packs the rows of one group, floats of `SIZE` bytes; those that are missing become zero.
+fn pack_group<const SIZE: usize>(lanes: usize, k: usize, rows: &[u8], to: &mut [u8]) {
+    if rows.len() < lanes * k * SIZE {
+        to.fill(0);
+    }
+    // Rows take turns, so that what they write is still at hand.
+    const TURN: usize = 64;
+    for (turn, to) in to.chunks_mut(TURN * lanes * SIZE).enumerate() {
+        for (lane, row) in rows.chunks_exact(k * SIZE).enumerate() {
+            let values = row[turn * TURN * SIZE..].as_chunks::<SIZE>().0;
+            for (to, value) in to.chunks_exact_mut(lanes * SIZE).zip(values) {
+                let mut value = *value;
+                if cfg!(target_endian = "big") {
+                    value.reverse();
+                }
+                to[lane * SIZE..][..SIZE].copy_from_slice(&value);
             }
         }
     }

@@ -217,9 +217,7 @@ impl Format {
                 *scale = half(108);
                 *scales = six_bit_scales(&bytes[96..108]);
                 pairs(&bytes[32..96], quants);
-                for (i, q) in quants.iter_mut().enumerate() {
-                    *q |= (bytes[i % 32] >> (i / 32) & 1) << 2;
-                }
+                next_bits(&bytes[..32], 2, quants);
             }
             Format::Q4_K => {
                 (*scale, *min) = (half(0), half(2));
@@ -230,19 +228,20 @@ impl Format {
                 (*scale, *min) = (half(0), half(2));
                 six_bit_pairs(&bytes[4..16], scales, mins);
                 nibbles(&bytes[48..], 32, quants);
-                for (i, q) in quants.iter_mut().enumerate() {
-                    *q |= (bytes[16 + i % 32] >> (i / 32) & 1) << 4;
-                }
+                next_bits(&bytes[16..48], 4, quants);
             }
             Format::Q6_K => {
                 *scale = half(208);
                 scales.iter_mut().zip(&bytes[192..208]).for_each(|(s, &b)| *s = b as i8);
-                for (i, q) in quants.iter_mut().enumerate() {
-                    // Halves of 128: four runs of 32, of which the third and fourth are high nibbles.
-                    let (half, run, l) = (i / 128, i / 32 % 4, i % 32);
-                    let low = bytes[half * 64 + (run % 2) * 32 + l] >> (run / 2 * 4) & 15;
-                    let high = bytes[128 + half * 32 + l] >> (run * 2) & 3;
-                    *q = low | high << 4;
+                // Halves of 128: four runs of 32, of which the third and fourth are high nibbles.
+                for (half, quants) in quants.chunks_exact_mut(128).enumerate() {
+                    let high = &bytes[128 + half * 32..][..32];
+                    for (run, quants) in quants.chunks_exact_mut(32).enumerate() {
+                        let low = &bytes[half * 64 + (run % 2) * 32..][..32];
+                        for ((q, low), high) in quants.iter_mut().zip(low).zip(high) {
+                            *q = low >> (run / 2 * 4) & 15 | (high >> (run * 2) & 3) << 4;
+                        }
+                    }
                 }
             }
             Format::Iq4Xs => {
@@ -276,15 +275,27 @@ fn nibbles(bytes: &[u8], half: usize, quants: &mut [u8; 256]) {
 
 /// Adds the fifth bits of 32 weights.
 fn fifth_bits(bits: &[u8], quants: &mut [u8; 256]) {
-    for (i, q) in quants[..32].iter_mut().enumerate() {
-        *q |= (bits[i / 8] >> (i % 8) & 1) << 4;
+    for (&bits, quants) in bits.iter().zip(quants.chunks_exact_mut(8)) {
+        // A copy in each byte, of which byte `i` keeps bit `i`; 127 more carry it to the top.
+        let kept = (u64::from(bits) * 0x0101_0101_0101_0101) & 0x8040_2010_0804_0201;
+        let fifth = (kept + 0x7f7f_7f7f_7f7f_7f7f) >> 3 & 0x1010_1010_1010_1010;
+        quants.iter_mut().zip(fifth.to_le_bytes()).for_each(|(q, fifth)| *q |= fifth);
+    }
+}
+
+/// Adds a bit above `low` of them: those of each 32 weights are one bit of 32 bytes.
+fn next_bits(bits: &[u8], low: usize, quants: &mut [u8; 256]) {
+    for (run, quants) in quants.chunks_exact_mut(32).enumerate() {
+        quants.iter_mut().zip(bits).for_each(|(q, bits)| *q |= (bits >> run & 1) << low);
     }
 }
 
 /// 2-bit integers: runs of 128 weights from 32 bytes, four runs of 32 of two bits each.
 fn pairs(bytes: &[u8], quants: &mut [u8; 256]) {
-    for (i, q) in quants.iter_mut().enumerate() {
-        *q = bytes[i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3;
+    for (bytes, quants) in bytes.chunks_exact(32).zip(quants.chunks_exact_mut(128)) {
+        for (run, quants) in quants.chunks_exact_mut(32).enumerate() {
+            quants.iter_mut().zip(bytes).for_each(|(q, byte)| *q = byte >> (2 * run) & 3);
+        }
     }
 }
 

@@ -117,22 +117,24 @@ layouts! {
     Iq4Xs: Iq4Xs, 4 + 0 bits, Super;
 }
 
-/// Puts the integer `q` (8-bit ones as they are stored, indices for tables) of step `s`, byte `at` of its vector, into a
-/// chunk whose vectors have `vector` bytes and are zero.
-pub(crate) fn place(low: usize, high: usize, chunk: &mut [u8], vector: usize, s: usize, at: usize, q: u8) {
-    match low {
-        8 => chunk[s * vector + at] = q,
-        4 => chunk[s % 4 * vector + at] |= (q & 15) << (s / 4 * 4),
-        _ => chunk[s % 2 * vector + at] |= (q & 3) << (s / 2 * 2),
-    }
-    match high {
-        0 => {}
-        1 => chunk[low * vector + at] |= (q >> low & 1) << s,
-        _ => chunk[(low + s % 2) * vector + at] |= (q >> low & 3) << (s / 2 * 2),
-    }
+/// The bytes of a row in each of a chunk's vectors, `low + high` of them, from the integers of its steps (8-bit ones as they
+/// are stored, indices for tables). A number is four bytes, side by side.
+#[inline(always)]
+pub(crate) fn planes(low: usize, high: usize, steps: &[u32; STEPS]) -> [u32; STEPS] {
+    let bytes = |mask: u8| u32::from_ne_bytes([mask; 4]);
+    std::array::from_fn(|v| match (low, high) {
+        (8, _) => steps[v],
+        (4, _) if v < 4 => steps[v] & bytes(15) | (steps[v + 4] & bytes(15)) << 4,
+        (2, _) if v < 2 => (0..4).fold(0, |all, i| all | (steps[v + 2 * i] & bytes(3)) << (2 * i)),
+        (_, 1) if v == low => (0..STEPS).fold(0, |all, s| all | (steps[s] >> low & bytes(1)) << s),
+        (_, 2) if v >= low && v < low + 2 => {
+            (0..4).fold(0, |all, i| all | (steps[v - low + 2 * i] >> low & bytes(3)) << (2 * i))
+        }
+        _ => 0,
+    })
 }
 
-/// The inverse of [`place`].
+/// The integer of step `s`, byte `at` of its vector, in a chunk whose vectors have `vector` bytes; the inverse of [`planes`].
 pub(crate) fn take(low: usize, high: usize, chunk: &[u8], vector: usize, s: usize, at: usize) -> u8 {
     let low_bits = match low {
         8 => chunk[s * vector + at],

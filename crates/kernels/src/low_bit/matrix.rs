@@ -1,7 +1,8 @@
 //! Packed matrices.
 
-use super::formats::{Block, Format, IQ4_VALUES, f16_to_f32};
-use super::layout::{CHUNK, Layout, Scales, WithLayout, place, take, with_layout};
+use super::formats::{Format, IQ4_VALUES, f16_to_f32};
+use super::layout::{CHUNK, Layout, Scales, WithLayout, take, with_layout};
+use super::pack::{PackGroup, each_group};
 use super::vector::shape;
 use crate::pool::SendPtr;
 use crate::sparse_conv_i8::Level;
@@ -37,9 +38,10 @@ impl Matrix {
         let groups = rows.div_ceil(lanes);
         let strides = with_layout(format, Strides { k, lanes });
         let floats = |stride: usize| (groups * stride).div_ceil(4);
-        let (mut quants, mut scales) = (AlignedBuf::zeroed(floats(strides[0])), AlignedBuf::zeroed(floats(strides[1])));
+        // SAFETY: packing writes every byte of each group, and groups are whole floats.
+        let [mut quants, mut scales] = strides.map(|stride| unsafe { AlignedBuf::unwritten(floats(stride)) });
         let targets = [SendPtr(quants.as_mut_ptr().cast::<u8>()), SendPtr(scales.as_mut_ptr().cast::<u8>())];
-        cpu.pool.run(groups, &|group, _| {
+        each_group(cpu, groups, groups * strides[0], &|group| {
             let first = group * lanes;
             let rows = &bytes[first * row_bytes..(first + lanes).min(rows) * row_bytes];
             // SAFETY: groups lie one after another in both buffers, and each is written by one task.
@@ -109,65 +111,6 @@ impl WithLayout for Strides {
         let (weights, bytes) = L::SCALES.record(L::SUB);
         [self.k / CHUNK * L::VECTORS * 4 * self.lanes, self.k / weights * bytes * self.lanes]
     }
-}
-
-/// Packs the rows of one group; those that are missing stay zero.
-struct PackGroup<'a> {
-    level: Level,
-    rows: &'a [u8],
-    row_bytes: usize,
-    quants: &'a mut [u8],
-    scales: &'a mut [u8],
-}
-
-impl WithLayout for PackGroup<'_> {
-    type Output = ();
-    fn run<L: Layout>(self) {
-        let (lanes, signed) = shape(self.level);
-        let (weights, size) = L::FORMAT.block();
-        let vector = 4 * lanes;
-        let (per_record, record_bytes) = L::SCALES.record(L::SUB);
-        debug_assert_eq!(per_record, weights, "a record of scales is a block");
-        let mut block = Block::default();
-        for (lane, row) in self.rows.chunks_exact(self.row_bytes).enumerate() {
-            for (b, bytes) in row.chunks_exact(size).enumerate() {
-                L::FORMAT.read(bytes, &mut block);
-                let chunks = &mut self.quants[b * (weights / CHUNK) * L::VECTORS * vector..];
-                for (i, &q) in block.quants[..weights].iter().enumerate() {
-                    let chunk = &mut chunks[i / CHUNK * L::VECTORS * vector..];
-                    let q = match (L::TABLE, L::LOW) {
-                        (true, _) => IQ4_VALUES.partition_point(|&v| v < (q ^ 0x80) as i8) as u8,
-                        (_, 8) if signed => q ^ 0x80,
-                        _ => q,
-                    };
-                    place(L::LOW, L::HIGH, chunk, vector, i % CHUNK / 4, lane * 4 + i % 4, q);
-                }
-                let record = &mut self.scales[b * record_bytes * lanes..][..record_bytes * lanes];
-                let min = if L::FORMAT.min_sign() < 0.0 { block.min ^ 0x8000 } else { block.min };
-                put(record, lanes, lane, 0, block.scale);
-                if L::SCALES.has_min() {
-                    put(record, lanes, lane, 1, min);
-                }
-                for sub in 0..weights / L::SUB {
-                    let (scale, min) = (block.scales[sub] as u8, block.mins[sub]);
-                    match L::SCALES {
-                        Scales::Half | Scales::HalfMin => {}
-                        Scales::Super => record[(2 + sub) * lanes + lane] = scale,
-                        Scales::SuperMin => {
-                            record[(4 + 2 * sub) * lanes + lane] = scale;
-                            record[(5 + 2 * sub) * lanes + lane] = min;
-                        }
-                        Scales::SuperNibbles => record[(4 + sub) * lanes + lane] = scale | min << 4,
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Half `index` of a record.
-fn put(record: &mut [u8], lanes: usize, lane: usize, index: usize, value: u16) {
-    record[2 * (index * lanes + lane)..][..2].copy_from_slice(&value.to_ne_bytes());
 }
 
 fn get(record: &[u8], lanes: usize, lane: usize, index: usize) -> f32 {

@@ -20,6 +20,7 @@ pub mod iq;
 mod iq_grids;
 mod layout;
 mod matrix;
+mod pack;
 mod product;
 pub mod quantise;
 pub mod quantise_k;

@@ -27,6 +27,8 @@ pub(super) trait Source {
     fn contains(&self, name: &str) -> bool;
     /// A tensor by its name.
     fn tensor(&self, name: &str) -> Result<Stored<'_>, Error>;
+    /// Says that a tensor was read and is not wanted soon.
+    fn release(&self, _name: &str) {}
 }
 
 impl Source for Checkpoint {
@@ -52,6 +54,10 @@ impl Source for Checkpoint {
 
     fn tensor(&self, name: &str) -> Result<Stored<'_>, Error> {
         Ok(self.tensor(name)?)
+    }
+
+    fn release(&self, name: &str) {
+        Checkpoint::release(self, name);
     }
 }
 
@@ -203,7 +209,9 @@ impl<'a, P: Packer> Reader<'a, P> {
 
     fn linear(&self, name: &str, rows: usize, k: usize) -> Result<P::Matrix, Error> {
         let tensor = self.matrix(name, rows, k)?;
-        self.packer.pack(tensor.format, rows, k, &tensor.bytes)
+        let packed = self.packer.pack(tensor.format, rows, k, &tensor.bytes);
+        self.source.release(name);
+        packed
     }
 
     /// Some rows of a matrix of `rows` rows.
@@ -228,6 +236,7 @@ impl<'a, P: Packer> Reader<'a, P> {
             let from = deinterleaved(row, dim, self.config.rope.dim);
             bytes.extend_from_slice(&tensor.bytes[from * size..][..size]);
         }
+        self.source.release(name);
         self.packer.pack(tensor.format, rows, k, &bytes)
     }
 

@@ -260,6 +260,19 @@ impl Checkpoint {
         }
     }
 
+    /// Lets go of the memory that reading the tensor `name` took, where the file is a mapped GGUF. It can be read again.
+    pub fn release(&self, name: &str) {
+        if let (Container::Gguf(files), Some(stored)) = (&self.container, self.names.get(name)) {
+            for file in files {
+                if file.contains(stored)
+                    && let Ok(tensor) = file.tensor(stored)
+                {
+                    file.release(tensor);
+                }
+            }
+        }
+    }
+
     fn in_folder<'a>(
         &'a self,
         name: &str,

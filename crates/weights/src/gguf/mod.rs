@@ -294,6 +294,11 @@ impl Gguf {
         self.bytes.as_ref().get(tensor.range.clone()).unwrap_or_default()
     }
 
+    /// Lets go of the memory that reading a tensor took. It can be read again.
+    pub fn release(&self, tensor: &TensorInfo) {
+        self.bytes.release(tensor.range.clone());
+    }
+
     /// The number of elements in all tensors together.
     pub fn parameters(&self) -> u64 {
         self.tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.elements() as u64))

@@ -32,7 +32,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{OnceLock, PoisonError, RwLock};
 pub use stream::Stream;
 use supple_weights::gguf::Gguf;
 use vocabulary::{Finder, Kind, Vocabulary};
@@ -85,28 +85,29 @@ enum Algorithm {
     },
 }
 
-/// The `tokenizers` crate's, made twice if need be: taking special names for tokens is a property of the whole.
+/// The `tokenizers` crate's. Taking special names for tokens is a property of the whole, which is changed when a text wants
+/// the other: a second one would be as large again.
 struct HuggingFace {
-    parsing: tokenizers::Tokenizer,
-    literal: OnceLock<tokenizers::Tokenizer>,
+    inner: RwLock<tokenizers::Tokenizer>,
     /// Whether its own post-processor adds BOS and EOS.
     adds_special: bool,
 }
 
 impl HuggingFace {
-    fn new(parsing: tokenizers::Tokenizer, adds_special: bool) -> HuggingFace {
-        HuggingFace { parsing, literal: OnceLock::new(), adds_special }
+    fn new(inner: tokenizers::Tokenizer, adds_special: bool) -> HuggingFace {
+        HuggingFace { inner: RwLock::new(inner), adds_special }
     }
 
-    fn get(&self, parse_special: bool) -> &tokenizers::Tokenizer {
-        if parse_special {
-            return &self.parsing;
+    fn encode(&self, text: &str, add_special: bool, parse_special: bool) -> tokenizers::Result<Vec<u32>> {
+        let ids = |inner: &tokenizers::Tokenizer| Ok(inner.encode_fast(text, add_special)?.get_ids().to_vec());
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        if inner.get_encode_special_tokens() != parse_special {
+            return ids(&inner);
         }
-        self.literal.get_or_init(|| {
-            let mut literal = self.parsing.clone();
-            literal.set_encode_special_tokens(true);
-            literal
-        })
+        drop(inner);
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        inner.set_encode_special_tokens(!parse_special);
+        ids(&inner)
     }
 }
 
@@ -150,10 +151,10 @@ impl Tokenizer {
         match &self.algorithm {
             Algorithm::HuggingFace(inner) => {
                 let add = options.add_special && inner.adds_special;
-                let encoded = inner.get(options.parse_special).encode_fast(text, add);
-                let encoded =
-                    encoded.map_err(|error| Error::Tokenizer { name: self.name.clone(), reason: error.to_string() })?;
-                tokens.extend(encoded.get_ids());
+                let ids = inner.encode(text, add, options.parse_special);
+                tokens.extend(
+                    ids.map_err(|error| Error::Tokenizer { name: self.name.clone(), reason: error.to_string() })?,
+                );
             }
             Algorithm::Spm { merges, prefix, space, finders } => {
                 let markup = options.parse_special;
@@ -245,7 +246,7 @@ impl Tokenizer {
     pub fn adds_bos(&self) -> bool {
         match (&self.algorithm, self.bos) {
             (Algorithm::HuggingFace(inner), Some(bos)) if inner.adds_special => {
-                inner.parsing.encode_fast("", true).is_ok_and(|encoded| encoded.get_ids().first() == Some(&bos))
+                inner.encode("", true, true).is_ok_and(|ids| ids.first() == Some(&bos))
             }
             _ => self.add_bos && self.bos.is_some(),
         }
