@@ -34,13 +34,6 @@ __device__ inline float half_of(const uint4 &v, int i) {
 // Byte i of a word in both halves, 1024 added.
 __device__ inline __half2 byte_pair(uint32_t word, int i) { return halves(__byte_perm(word, 0x64646464u, 0x4040 | i * 0x0101)); }
 
-// Bytes 2i and 2i + 1 of a word, below 128, as brain floats.
-__device__ inline uint32_t brain_pair(uint32_t word, int i) {
-  const uint32_t bits = __byte_perm(word, 0x43434343u, i ? 0x4342 : 0x4140), offset = 0x43004300u; // 128 + each
-  const __nv_bfloat162 v = __hsub2(*reinterpret_cast<const __nv_bfloat162 *>(&bits), *reinterpret_cast<const __nv_bfloat162 *>(&offset));
-  return *reinterpret_cast<const uint32_t *>(&v);
-}
-
 // Left operands of the two products of 32 columns.
 struct Operand {
   uint32_t a[2][4];
@@ -76,18 +69,17 @@ __device__ inline SixBits mins_of(const uint4 &v) {
   return {v.z & 0x3f3f3f3fu, ((v.w >> 4) & 0x0f0f0f0fu) | ((v.z >> 2) & 0x30303030u)};
 }
 
-// What is scaled: nothing, sums of a tile, or sums of 32 columns.
-enum Scaling { PLAIN, BY_TILE, BY_32 };
+// What is scaled: nothing, sums of a tile, sums of 32 columns, or both.
+enum Scaling { PLAIN, BY_TILE, BY_32, BY_BOTH };
 
 // What formats say: columns and bytes of a tile; the 16-bit type of products; what is scaled; whether there are minima, which are
-// products of a constant row with the activations (MINS), or of small integers with sums of 32 activations each (SUMS). `Raw` is what a
-// lane loads of a tile.
+// products of a constant row with the activations. `Raw` is what a lane loads of a tile.
 
 template <class E> struct Dense {
   using T = E;
   static constexpr int K = 128, TILE = 16 * K * 2;
   static constexpr Scaling SCALING = PLAIN;
-  static constexpr bool MINS = false, SUMS = false;
+  static constexpr bool MINS = false;
   struct Raw {
     uint4 v[8];
     template <class P> static __device__ const uint8_t *at(const P &p, int group, int t, int lane) {
@@ -110,7 +102,6 @@ template <class E> struct Dense {
     __device__ float2 scale(int) const { return {1.0f, 1.0f}; }
     __device__ float2 tile_scale() const { return {1.0f, 1.0f}; }
     __device__ uint2 min(int) const { return {}; }
-    __device__ uint2 mins(int) const { return {}; }
     __device__ float2 min_factor() const { return {}; }
   };
   // Eight adjacent values of a row, from column 32 b + 8 c on.
@@ -124,7 +115,7 @@ template <bool MIN> struct Four {
   using T = f16;
   static constexpr int K = 256, TILE = 2048 + 256 * (1 + MIN);
   static constexpr Scaling SCALING = BY_32;
-  static constexpr bool MINS = MIN, SUMS = false;
+  static constexpr bool MINS = MIN;
   struct Raw {
     uint4 v[4], d[2], m[2];
     template <class P> __device__ void load(const P &p, int group, int t, int lane) {
@@ -144,7 +135,6 @@ template <bool MIN> struct Four {
       const uint32_t which = b % 2 ? 0x3232 : 0x1010;
       return {__byte_perm(word_of(m[0], b / 2), 0, which), __byte_perm(word_of(m[1], b / 2), 0, which)};
     }
-    __device__ uint2 mins(int) const { return {}; }
     __device__ float2 min_factor() const { return {1.0f, 1.0f}; }
   };
   static __device__ void values(const uint8_t *weights, int tiles, int row, int t, int b, int c, float (&out)[8]) {
@@ -165,7 +155,7 @@ struct Q8_0 {
   using T = f16;
   static constexpr int K = 256, TILE = 4096 + 256;
   static constexpr Scaling SCALING = BY_32;
-  static constexpr bool MINS = false, SUMS = false;
+  static constexpr bool MINS = false;
   struct Raw {
     uint4 v[8], d[2];
     template <class P> __device__ void load(const P &p, int group, int t, int lane) {
@@ -188,7 +178,6 @@ struct Q8_0 {
     __device__ float2 scale(int b) const { return {half_of(d[0], b), half_of(d[1], b)}; }
     __device__ float2 tile_scale() const { return {1.0f, 1.0f}; }
     __device__ uint2 min(int) const { return {}; }
-    __device__ uint2 mins(int) const { return {}; }
     __device__ float2 min_factor() const { return {}; }
   };
   static __device__ void values(const uint8_t *weights, int tiles, int row, int t, int b, int c, float (&out)[8]) {
@@ -203,8 +192,8 @@ struct Q8_0 {
 struct Q4_K {
   using T = f16;
   static constexpr int K = 256, TILE = 2048 + 256;
-  static constexpr Scaling SCALING = BY_TILE;
-  static constexpr bool MINS = false, SUMS = true;
+  static constexpr Scaling SCALING = BY_BOTH;
+  static constexpr bool MINS = true;
   struct Raw {
     uint4 v[4], s[2];
     template <class P> __device__ void load(const P &p, int group, int t, int lane) {
@@ -214,30 +203,27 @@ struct Q4_K {
 #pragma unroll
       for (int h = 0; h < 2; h++) s[h] = load_once(tile + 2048 + (lane / 4 + 8 * h) * 16);
     }
-    // Integers times their scales, at most 945, as they are: as f16 they are so many times 2^-24, which tensor cores multiply exactly.
+    // Integers as they are: as f16 they are so many times 2^-24, which tensor cores multiply exactly.
     __device__ void operand(int b, int, Operand &o) const {
 #pragma unroll
       for (int h = 0; h < 2; h++) {
         const uint32_t word = word_of(v[b / 2], b % 2 * 2 + h);
-        const uint32_t scale = (scales_of(s[h]).word(b) >> (b % 4 * 8)) & 63;
 #pragma unroll
-        for (int p = 0; p < 4; p++) o.a[p / 2][h + p % 2 * 2] = ((word >> (4 * p)) & 0x000f000fu) * scale;
+        for (int p = 0; p < 4; p++) o.a[p / 2][h + p % 2 * 2] = (word >> (4 * p)) & 0x000f000fu;
       }
     }
-    __device__ float2 scale(int) const { return {1.0f, 1.0f}; }
+    __device__ float2 scale(int b) const {
+      float by[2];
+#pragma unroll
+      for (int h = 0; h < 2; h++)
+        by[h] = __uint_as_float(__byte_perm(scales_of(s[h]).word(b), 0x4b000000u, 0x7440 | b % 4)) - 8388608.0f;
+      return {by[0], by[1]};
+    }
     __device__ float2 tile_scale() const { return {half_of(s[0], 0) * 16777216.0f, half_of(s[1], 0) * 16777216.0f}; }
-    __device__ uint2 min(int) const { return {}; }
-    // Minima of blocks 2c and 2c + 1 of both rows.
-    __device__ uint2 mins(int c) const {
-      uint32_t two[2];
-#pragma unroll
-      for (int h = 0; h < 2; h++) {
-        const SixBits all = mins_of(s[h]);
-        two[h] = brain_pair(c < 2 ? all.low : all.high, c % 2);
-      }
-      return {two[0], two[1]};
+    __device__ uint2 min(int b) const {
+      return {__byte_perm(mins_of(s[0]).word(b), 0, 0x4040 | b % 4 * 0x0101), __byte_perm(mins_of(s[1]).word(b), 0, 0x4040 | b % 4 * 0x0101)};
     }
-    __device__ float2 min_factor() const { return {-half_of(s[0], 1), -half_of(s[1], 1)}; }
+    __device__ float2 min_factor() const { return {-half_of(s[0], 1) * 16777216.0f, -half_of(s[1], 1) * 16777216.0f}; }
   };
   static __device__ void values(const uint8_t *weights, int tiles, int row, int t, int b, int c, float (&out)[8]) {
     const uint8_t *tile = weights + (int64_t(row / 16) * tiles + t) * TILE;
@@ -255,7 +241,7 @@ struct Q6_K {
   using T = f16;
   static constexpr int K = 256, TILE = 2048 + 1024 + 256 + 32;
   static constexpr Scaling SCALING = BY_TILE;
-  static constexpr bool MINS = false, SUMS = false;
+  static constexpr bool MINS = false;
   struct Raw {
     uint4 v[4], h[2], s[2];
     uint16_t d[2];
@@ -292,7 +278,6 @@ struct Q6_K {
       return {__half2float(__ushort_as_half(d[0])), __half2float(__ushort_as_half(d[1]))};
     }
     __device__ uint2 min(int) const { return {}; }
-    __device__ uint2 mins(int) const { return {}; }
     __device__ float2 min_factor() const { return {}; }
   };
   static __device__ void values(const uint8_t *weights, int tiles, int row, int t, int b, int c, float (&out)[8]) {

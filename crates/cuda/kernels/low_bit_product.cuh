@@ -31,38 +31,14 @@ struct Nothing {
   __device__ __forceinline__ void operator()(int) const {}
 };
 
-// The left operand that adds the activations of 32 columns, from 32 b on, to row b of sums.
-struct Picked {
-  uint32_t a[4];
-  __device__ Picked(int lane, int b) : a{lane / 4 == b ? 0x3c003c00u : 0, 0, lane / 4 == b ? 0x3c003c00u : 0, 0} {}
-};
-// An 8x8 matrix of 16-bit elements, turned.
-__device__ inline uint32_t turned(uint32_t v) {
-  uint32_t out;
-  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(v));
-  return out;
-}
-// Sums of 32 activations each, of which row l / 4 is a block's, as right operands: three brain floats each, the largest first.
-__device__ inline uint4 split_sums(const float (&sums)[4]) {
-  const uint32_t high = pack2(bf16(), sums[0], sums[1]);
-  float2 v = unpack2(bf16(), high);
-  const float a = sums[0] - v.x, b = sums[1] - v.y;
-  const uint32_t middle = pack2(bf16(), a, b);
-  v = unpack2(bf16(), middle);
-  return {turned(high), turned(middle), turned(pack2(bf16(), a - v.x, b - v.y)), 0};
-}
-
 // acc += a tile's part of the product, of NT groups of eight tokens. `x` are this lane's first eight columns of its tokens. When
 // columns from 32 b on are multiplied, `after(b)` is called. `zero` is 0; if the compiler cannot know, operands stay where they are put.
-// `ready` are the split sums of each group of tokens, a lane each, if they are there already.
-template <class F, int NT, bool READY = false, class After = Nothing>
+template <class F, int NT, class After = Nothing>
 __device__ __forceinline__ void accumulate(float (&acc)[NT][4], const typename F::Raw &raw, const typename F::T *(&x)[NT],
-                                           int column, int c, After after = After(), uint32_t zero = 0,
-                                           const uint4 *ready = nullptr) {
+                                           int column, int c, After after = After(), uint32_t zero = 0) {
   using T = typename F::T;
-  constexpr bool BY_TILES = F::SCALING == BY_TILE, PARTS = F::SCALING == BY_32, ADD_UP = F::SUMS && !READY;
-  const int lane = threadIdx.x % 32;
-  float sum[BY_TILES ? NT : 1][4] = {}, low[F::MINS || ADD_UP ? NT : 1][4] = {};
+  constexpr bool SUMS = F::SCALING == BY_TILE || F::SCALING == BY_BOTH, PARTS = F::SCALING == BY_32 || F::SCALING == BY_BOTH;
+  float sum[SUMS ? NT : 1][4] = {}, low[F::MINS ? NT : 1][4] = {};
 #pragma unroll
   for (int b = 0; b < F::K / 32; b++) {
     Operand o;
@@ -72,11 +48,10 @@ __device__ __forceinline__ void accumulate(float (&acc)[NT][4], const typename F
     const float2 scale = raw.scale(b);
     const uint2 min = raw.min(b);
     const uint32_t mins[4] = {min.x, min.y, min.x, min.y};
-    const Picked picked(lane, b);
 #pragma unroll
     for (int n = 0; n < NT; n++) {
       const uint4 v = *reinterpret_cast<const uint4 *>(x[n] + column + 32 * b);
-      float(&to)[4] = BY_TILES ? sum[BY_TILES ? n : 0] : acc[n];
+      float(&to)[4] = SUMS ? sum[SUMS ? n : 0] : acc[n];
       if (PARTS) {
         float part[4] = {};
         mma(T(), part, o.a[0], v.x, v.y);
@@ -87,36 +62,26 @@ __device__ __forceinline__ void accumulate(float (&acc)[NT][4], const typename F
         mma(T(), to, o.a[0], v.x, v.y);
         mma(T(), to, o.a[1], v.z, v.w);
       }
-      if (F::MINS || ADD_UP) {
-        mma(T(), low[F::MINS || ADD_UP ? n : 0], ADD_UP ? picked.a : mins, v.x, v.y);
-        mma(T(), low[F::MINS || ADD_UP ? n : 0], ADD_UP ? picked.a : mins, v.z, v.w);
+      if (F::MINS) {
+        mma(T(), low[F::MINS ? n : 0], mins, v.x, v.y);
+        mma(T(), low[F::MINS ? n : 0], mins, v.z, v.w);
       }
     }
     after(b);
   }
-  if (BY_TILES) {
+  if (SUMS) {
     const float2 scale = raw.tile_scale();
 #pragma unroll
     for (int n = 0; n < NT; n++)
 #pragma unroll
-      for (int e = 0; e < 4; e++) acc[n][e] = fmaf(e < 2 ? scale.x : scale.y, sum[BY_TILES ? n : 0][e], acc[n][e]);
+      for (int e = 0; e < 4; e++) acc[n][e] = fmaf(e < 2 ? scale.x : scale.y, sum[SUMS ? n : 0][e], acc[n][e]);
   }
-  if (F::MINS || F::SUMS) {
+  if (F::MINS) {
     const float2 factor = raw.min_factor();
-    const uint2 two = raw.mins(c);
-    const uint32_t both[4] = {two.x, two.y, two.x, two.y}, once[4] = {two.x, two.y, 0, 0};
 #pragma unroll
-    for (int n = 0; n < NT; n++) {
-      float(&of)[4] = low[F::MINS || ADD_UP ? n : 0];
-      float total[4] = {};
-      if (F::SUMS) {
-        const uint4 sums = READY ? ready[n * 32 + lane] : split_sums(of);
-        mma(bf16(), total, both, sums.x, sums.y);
-        mma(bf16(), total, once, sums.z, 0);
-      }
+    for (int n = 0; n < NT; n++)
 #pragma unroll
-      for (int e = 0; e < 4; e++) acc[n][e] = fmaf(e < 2 ? factor.x : factor.y, F::SUMS ? total[e] : of[e], acc[n][e]);
-    }
+      for (int e = 0; e < 4; e++) acc[n][e] = fmaf(e < 2 ? factor.x : factor.y, low[F::MINS ? n : 0][e], acc[n][e]);
   }
 }
 

@@ -76,9 +76,7 @@ template <class E, int DEPTH> struct Ahead<Dense<E>, DEPTH> {
 template <class F, int NT, int DEPTH> __device__ __forceinline__ void wide(const Product &p) {
   using T = typename F::T;
   constexpr int TOKENS = NT * 8, STAGE = TOKENS * PITCH;
-  static_assert(!F::SUMS || F::K == COLUMNS, "a stage is a tile");
-  // Barriers, stages, parts ([2][warps][NT][32] x 4 floats), and sums of 32 activations each of all stages. None of it is static, so that
-  // a block can have all there is.
+  // Barriers, stages, parts ([2][warps][NT][32] x 4 floats). None of it is static, so that a block can have all there is.
   extern __shared__ __align__(128) char barriers[];
   char *const memory = barriers + BARRIERS;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, c = lane % 4, slice = blockIdx.y;
@@ -87,10 +85,9 @@ template <class F, int NT, int DEPTH> __device__ __forceinline__ void wide(const
   const int rounds = (groups - begin + step - 1) / step, tiles = last - first;
   const int stages_wanted = (tiles * F::K + COLUMNS - 1) / COLUMNS, stages = min(stages_wanted, STAGES);
   const bool resident = stages_wanted <= STAGES;
-  const uint32_t full = shared_address(barriers), empty = full + 8 * STAGES, ready = empty + 8 * STAGES;
+  const uint32_t full = shared_address(barriers), empty = full + 8 * STAGES;
   const int parts_at = min((share * F::K + COLUMNS - 1) / COLUMNS, STAGES) * STAGE * 2;
   const uint32_t parts = shared_address(memory) + parts_at;
-  uint4 *const sums = reinterpret_cast<uint4 *>(memory + parts_at + 2 * warps * NT * 512);
 
   Tiles walk = {begin + warp, first, first, last, groups, step};
   Ahead<F, DEPTH> ahead;
@@ -99,7 +96,6 @@ template <class F, int NT, int DEPTH> __device__ __forceinline__ void wide(const
     for (int s = 0; s < STAGES; s++) {
       barrier_init(full + 8 * s, 1);
       barrier_init(empty + 8 * s, warps);
-      barrier_init(ready + 8 * s, NT);
     }
     barrier_publish();
   }
@@ -174,22 +170,6 @@ template <class F, int NT, int DEPTH> __device__ __forceinline__ void wide(const
     round++;
   };
 
-  // Sums of a stage, of eight tokens.
-  auto add_up = [&](int s, int n) {
-    const T *from = reinterpret_cast<const T *>(memory) + s * STAGE + (n * 8 + lane / 4) * PITCH + 8 * c;
-    float total[4] = {};
-#pragma unroll
-    for (int b = 0; b < COLUMNS / 32; b++) {
-      const uint4 v = *reinterpret_cast<const uint4 *>(from + 32 * b);
-      const Picked picked(lane, b);
-      mma(T(), total, picked.a, v.x, v.y);
-      mma(T(), total, picked.a, v.z, v.w);
-    }
-    if (F::SUMS) sums[(s * NT + n) * 32 + lane] = split_sums(total);
-    __syncwarp();
-    if (lane == 0) barrier_arrive(ready + 8 * s);
-  };
-
   ahead.run(p, walk, rounds * tiles, lane, [&](const typename F::Raw &raw, auto after) {
     const int s = i % STAGES;
     if (column % COLUMNS == 0) {
@@ -199,18 +179,13 @@ template <class F, int NT, int DEPTH> __device__ __forceinline__ void wide(const
         barrier_wait(empty + 8 * (back % STAGES), back / STAGES & 1);
         fill(back + STAGES);
       }
-      const int parity = resident ? 0 : i / STAGES & 1;
-      barrier_wait(full + 8 * s, parity);
-      if (F::SUMS && (round == 0 || !resident)) {
-        for (int n = warp; n < NT; n += warps) add_up(s, n);
-        barrier_wait(ready + 8 * s, parity);
-      }
+      barrier_wait(full + 8 * s, resident ? 0 : i / STAGES & 1);
       __syncwarp();
     }
     const T *x[NT], *here = reinterpret_cast<const T *>(memory) + s * STAGE + (lane / 4) * PITCH + 8 * c + column % COLUMNS;
 #pragma unroll
     for (int n = 0; n < NT; n++) x[n] = here + n * 8 * PITCH;
-    accumulate<F, NT, true>(acc, raw, x, 0, c, after, F::SCALING == PLAIN ? zero : 0, sums + (F::SUMS ? s * NT * 32 : 0));
+    accumulate<F, NT>(acc, raw, x, 0, c, after, F::SCALING == PLAIN ? zero : 0);
     column += F::K;
     const bool end = column == tiles * F::K;
     if (column % COLUMNS == 0 || end) {
@@ -240,7 +215,6 @@ template <class F, int NT, int DEPTH> __device__ __forceinline__ void wide(const
     wide<F, NT, DEPTH>(p);                                                                                            \
   }
 // With as many warps at most as `product.rs` says.
-#define WIDES(NAME, F) \
-  WIDE(NAME##_2, F, 2, 2, 12) WIDE(NAME##_4, F, 4, 2, 12) WIDE(NAME##_8, F, 8, 2, F::MINS || F::SUMS ? 8 : 12)
+#define WIDES(NAME, F) WIDE(NAME##_2, F, 2, 2, 12) WIDE(NAME##_4, F, 4, 2, 12) WIDE(NAME##_8, F, 8, 2, F::MINS ? 8 : 12)
 FOR_FORMATS(WIDES)
 #endif

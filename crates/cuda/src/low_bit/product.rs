@@ -173,9 +173,7 @@ fn wide(gpu: &Gpu, matrix: &PackedMatrix, size: usize) -> Result<Option<(&'stati
     let minima = matches!(matrix.format(), WeightFormat::Q4_1 | WeightFormat::Q4_K);
     let most = if minima && size == 3 { 8 } else { 12 };
     let stages = (matrix.tiles().div_ceil(SLICES) * columns).div_ceil(COLUMNS).min(STAGES);
-    // Bytes of sums for each token in a stage.
-    let sums = if matrix.format() == WeightFormat::Q4_K { 64 } else { 0 };
-    let shared = |warps: usize| 128 + tokens * (stages * (2 * (COLUMNS + 32) + sums) + 2 * warps * 16 * 4);
+    let shared = |warps: usize| 128 + tokens * (stages * 2 * (COLUMNS + 32) + 2 * warps * 16 * 4);
     // More than half of what there is, so that a multiprocessor has one block.
     let half = 120 << 10;
     let clusters = gpu.clusters(kernel, [1, SLICES], 32 * most as u32, shared(8).max(half))?;
