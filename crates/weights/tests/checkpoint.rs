@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value as Json, json};
 use supple_weights::Error;
 use supple_weights::checkpoint::{Checkpoint, IntegerMatrix, RopeLayout, Stored};
-use supple_weights::gguf::{BlockType, NewTensor, Value, save};
+use supple_weights::gguf::{BlockType, Gguf, NewTensor, Value, save};
 
 /// A tensor of a safetensors file: name, type, shape, bytes.
 type Tensor<'a> = (&'a str, &'a str, Vec<usize>, Vec<u8>);
@@ -360,6 +360,24 @@ fn tiny_gguf(path: &Path, architecture: &str, extra: &[(&str, Value)], names: &[
         Ok::<(), Error>(())
     })
     .unwrap();
+}
+
+#[test]
+fn what_was_let_go_can_be_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    tiny_gguf(&path, "llama", &[], &["token_embd.weight", "blk.0.attn_q.weight"]);
+    let mapped = Checkpoint::open(&path).unwrap();
+    let given = Checkpoint::of_gguf(Gguf::from_bytes("memory", std::fs::read(&path).unwrap()).unwrap()).unwrap();
+    for model in [mapped, given] {
+        let names: Vec<String> = model.names().map(String::from).collect();
+        let before: Vec<_> = names.iter().map(|name| plain(&model, name)).collect();
+        for name in names.iter().map(String::as_str).chain(["no.such.tensor"]) {
+            model.release(name);
+        }
+        let after: Vec<_> = names.iter().map(|name| plain(&model, name)).collect();
+        assert!(before == after && before[1].2 == [1; 32]);
+    }
 }
 
 #[test]
