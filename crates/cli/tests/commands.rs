@@ -57,10 +57,13 @@ fn models_lists_what_is_bundled_and_what_is_found() {
     };
     let json = models(&["--json"]).json();
     let list = json["models"].as_array().unwrap();
-    let names: Vec<_> = list.iter().map(|m| (m["name"].as_str().unwrap(), m["scale"].as_u64().unwrap())).collect();
-    assert_eq!(names, [("rlfn_s_x2", 2), ("rlfn_s_x3", 3), ("rlfn_s_x4", 4), ("ditn_real_x4", 4), ("mine", 3)]);
+    let names: Vec<_> = list.iter().map(|m| (m["name"].as_str().unwrap(), m["scale"].as_u64())).collect();
+    let pictures = [("rlfn_s_x2", 2), ("rlfn_s_x3", 3), ("rlfn_s_x4", 4), ("ditn_real_x4", 4), ("mine", 3)];
+    let all = pictures.map(|(name, scale)| (name, Some(scale))).into_iter().chain([("tiny_stories", None)]);
+    assert_eq!(names, all.collect::<Vec<_>>());
+    assert_eq!(list[5]["parameters"], 1_394_080);
     assert_eq!((&list[4]["bundled"], &list[4]["parameters"]), (&false.into(), &461_115.into()));
-    assert!(models(&[]).text().contains("mine"));
+    assert!(["mine", "tiny_stories"].iter().all(|name| models(&[]).text().contains(name)));
 
     sandbox.picture("a.png");
     let mut command = sandbox.command(&["upscale", "a.png", "-m", "mine", "-q"]);

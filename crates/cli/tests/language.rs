@@ -49,6 +49,7 @@ fn without_a_model_the_bundled_one_tells_a_story_and_a_line_says_how_to_get_anot
             assert!(run.stderr.contains(&hint) && run.stderr.lines().count() == 1, "{}", run.stderr);
         }
     }
+    sandbox.pipe(&["chat", "-t", "0"], b"E = mc2\n").exits(0).says("try: Once upon a time");
     let named = sandbox.run(&["generate", "tiny_stories", "Once upon a time", "-t", "0", "-n", "27"]).exits(0);
     assert!(named.text() == format!("{story}\n") && named.stderr.is_empty(), "{}", named.stderr);
 }

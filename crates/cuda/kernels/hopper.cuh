@@ -191,18 +191,6 @@ template <> struct Product<80> {
   }
 };
 template <> struct Product<96> {
-  static __device__ __forceinline__ void product_new(f16, float (&d)[48], uint64_t a, uint64_t b) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, 0, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 " NAMES_96 ", %48, %49, add, 1, 1, 0, 0;\n}"
-                 : RESULTS_96("=f")
-                 : "l"(a), "l"(b));
-  }
-  static __device__ __forceinline__ void product_new(bf16, float (&d)[48], uint64_t a, uint64_t b) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, 0, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 " NAMES_96 ", %48, %49, add, 1, 1, 0, 0;\n}"
-                 : RESULTS_96("=f")
-                 : "l"(a), "l"(b));
-  }
   template <int A_TURNED = 0, int B_TURNED = 0>
   static __device__ __forceinline__ void product(f16, float (&d)[48], uint64_t a, uint64_t b, int add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %50, 0;\n"

@@ -195,6 +195,9 @@ impl Conversation<'_> {
             }
         };
         show("\n")?;
+        if self.args.model.is_none() && generated.text.trim().is_empty() {
+            say("none of its stories goes on like this; try: Once upon a time");
+        }
         if generated.finish == Finish::Context {
             say("the context is full; /reset begins anew");
         }

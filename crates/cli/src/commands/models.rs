@@ -4,6 +4,7 @@ use crate::report::{Exit, show, show_json};
 use crate::size;
 use serde_json::json;
 use supple::models::{Location, catalogue, folder};
+use supple::text::bundled;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,7 +34,22 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     let architecture = |model: &supple::models::ModelEntry| {
         text(model, "architecture").or_else(|| text(model, "arch")).unwrap_or_else(|| "?".into())
     };
+    // The language model of the program is no file of the folder's kind.
+    let stories = bundled::bytes().zip(bundled::parameters());
+    const LICENCE: &str = "MIT OR Apache-2.0, see models/README.md";
     if args.json {
+        let stories = stories.map(|(bytes, parameters)| {
+            json!({
+                "name": bundled::NAME,
+                "architecture": "llama",
+                "scale": null,
+                "parameters": parameters,
+                "bytes": bytes.len(),
+                "license": LICENCE,
+                "location": "bundled",
+                "bundled": true,
+            })
+        });
         let list = models.iter().map(|model| {
             json!({
                 "name": model.name,
@@ -46,7 +62,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
                 "bundled": matches!(model.location, Location::Bundled { .. }),
             })
         });
-        show_json(&json!({ "models": list.collect::<Vec<_>>(), "folder": folder() }))?;
+        show_json(&json!({ "models": list.chain(stories).collect::<Vec<_>>(), "folder": folder() }))?;
         return Ok(Exit::Done);
     }
     let mut rows = vec![["name", "network", "scale", "parameters", "size", "licence", "place"].map(String::from)];
@@ -59,6 +75,18 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
             size::bytes(model.bytes),
             model.license.clone(),
             place(&model.location),
+        ]);
+    }
+    if let Some((bytes, parameters)) = stories {
+        let (parameters, bytes) = (size::thousands(parameters), size::bytes(bytes.len() as u64));
+        rows.push([
+            bundled::NAME.into(),
+            "llama".into(),
+            "-".into(),
+            parameters,
+            bytes,
+            LICENCE.into(),
+            "bundled".into(),
         ]);
     }
     show(&crate::report::table(&rows))?;

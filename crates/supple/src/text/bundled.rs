@@ -1,5 +1,7 @@
 //! The language model in the binary: little stories, and nothing else.
 
+use supple_weights::gguf::Gguf;
+
 /// What it is called.
 pub const NAME: &str = "tiny_stories";
 
@@ -10,4 +12,9 @@ pub fn bytes() -> Option<&'static [u8]> {
     return Some(include_bytes!("../../../../models/tiny_stories.gguf"));
     #[cfg(not(feature = "bundled"))]
     None
+}
+
+/// How many parameters it has.
+pub fn parameters() -> Option<u64> {
+    Some(Gguf::from_bytes(NAME, bytes()?).ok()?.parameters())
 }

@@ -15,6 +15,7 @@ pub use supple_models::llama::{CACHE_FORMATS, Format, Wanted};
 use supple_models::llama::{Decoder, Input, Sequence, State, Weights};
 use supple_tensor::Cpu;
 use supple_weights::checkpoint::Checkpoint;
+use supple_weights::gguf::Gguf;
 
 /// Tokens of a prompt that are taken in at a time.
 pub const PREFILL: usize = 512;
@@ -159,7 +160,7 @@ impl TextGenerator {
         let Some(bytes) = super::bundled::bytes() else {
             return Err(Error::UnknownModel { name: name.into(), known: vec![] });
         };
-        let checkpoint = Checkpoint::of_gguf(supple_weights::gguf::Gguf::from_bytes(name, bytes)?)?;
+        let checkpoint = Checkpoint::of_gguf(Gguf::from_bytes(name, bytes)?)?;
         TextGenerator::of_checkpoint(&checkpoint, Path::new(name), options, start)
     }
 
