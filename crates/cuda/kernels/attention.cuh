@@ -57,3 +57,14 @@ template <class T> __device__ __forceinline__ void to_operand(T, uint32_t (&a)[4
   a[2] = pack2(T(), right[0], right[1]);
   a[3] = pack2(T(), right[2], right[3]);
 }
+
+// The sum of o * grad over a row of `d` features, by a warp.
+template <class T> __device__ __forceinline__ float row_delta(int d, const T *o, const T *grad) {
+  float sum = 0.0f;
+  for (int c = threadIdx.x % 32 * 2; c < d; c += 64) {
+    const float2 a = unpack2(T(), *reinterpret_cast<const uint32_t *>(o + c));
+    const float2 b = unpack2(T(), *reinterpret_cast<const uint32_t *>(grad + c));
+    sum += a.x * b.x + a.y * b.y;
+  }
+  return warp_sum(sum);
+}

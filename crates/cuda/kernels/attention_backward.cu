@@ -21,13 +21,7 @@ template <class T> __device__ __forceinline__ void attention_delta(const Attenti
   for (int64_t i = blockIdx.x * 8ll + threadIdx.x / 32; i < rows; i += gridDim.x * 8ll) {
     const int64_t line = i / p.q_len, row = i - line * p.q_len, batch = line / p.q_heads, head = line - batch * p.q_heads;
     const int64_t at = batch * p.o_step[0] + row * p.o_step[1] + head * p.o_step[2];
-    float sum = 0.0f;
-    for (int c = lane * 2; c < p.d; c += 64) {
-      const float2 a = unpack2(T(), *reinterpret_cast<const uint32_t *>(o + at + c));
-      const float2 b = unpack2(T(), *reinterpret_cast<const uint32_t *>(grad + at + c));
-      sum += a.x * b.x + a.y * b.y;
-    }
-    sum = warp_sum(sum);
+    const float sum = row_delta(p.d, o + at, grad + at);
     if (lane == 0) delta[i] = sum;
   }
 }

@@ -24,12 +24,7 @@ __device__ __forceinline__ void attention_shifts(const Attention &p, int padded,
     float sum = 0.0f, shift = INFINITY;
     if (row < p.q_len) {
       const int64_t at = batch * p.o_step[0] + row * p.o_step[1] + head * p.o_step[2];
-      for (int c = lane * 2; c < p.d; c += 64) {
-        const float2 a = unpack2(T(), *reinterpret_cast<const uint32_t *>(o + at + c));
-        const float2 b = unpack2(T(), *reinterpret_cast<const uint32_t *>(grad + at + c));
-        sum += a.x * b.x + a.y * b.y;
-      }
-      sum = warp_sum(sum);
+      sum = row_delta(p.d, o + at, grad + at);
       const float total = lse[line * p.q_len + row];
       if (total != -INFINITY) shift = total * 1.4426950408889634f;
     }
@@ -49,7 +44,7 @@ SHIFTS(bf16)
 
 constexpr int ROWS = 128; // of a block
 
-// Bytes of shared memory, as in `attention.rs`: the block's rows of two tensors, stages of BN rows of two others, barriers.
+// Bytes of shared memory, as in `attention/backward.rs`: the block's rows of two tensors, stages of BN rows of two others, barriers.
 template <int D, int BN> struct Room {
   static constexpr int HALVES = (D + 63) / 64; // columns of 64 elements
   static constexpr int OWN = HALVES * ROWS * 128, TILE = HALVES * BN * 128;
@@ -72,7 +67,7 @@ __device__ __forceinline__ void queue_scores(float (&score)[BN / 2], uint32_t a_
 template <int D, int BN, class T>
 __device__ __forceinline__ void queue_sums(float (&sum)[D / 2], const uint32_t (&a)[BN / 16][4], uint32_t b_rows, bool more) {
 #pragma unroll
-  for (int c = 0; c < BN / 16; c++) 
+  for (int c = 0; c < BN / 16; c++)
     Product<D>::product_from(T(), sum, a[c], operand(b_rows + c * 16 * 128, BN * 128), more || c > 0);
   products_commit();
 }
@@ -100,6 +95,19 @@ __device__ __forceinline__ void store_rows(float *to, int64_t step, const float 
   }
 }
 
+// Initialises the barriers: eight warps empty a stage.
+__device__ __forceinline__ void begin(uint32_t own_full, uint32_t full, uint32_t empty, int stages) {
+  if (threadIdx.x == 0) {
+    barrier_init(own_full, 1);
+    for (int s = 0; s < stages; s++) {
+      barrier_init(full + 8 * s, 1);
+      barrier_init(empty + 8 * s, 8);
+    }
+    barrier_publish();
+  }
+  __syncthreads();
+}
+
 __device__ __forceinline__ void release(uint32_t empty) {
   __syncwarp();
   if (threadIdx.x % 32 == 0) barrier_arrive(empty);
@@ -121,15 +129,7 @@ __device__ __forceinline__ void attention_dkv(const Attention &p, int padded, co
   const int first = p.causal ? max(0, key0 - before) / BN : 0, tiles = max(0, (p.q_len + BN - 1) / BN - first);
   const int total = heads * tiles;
 
-  if (threadIdx.x == 0) {
-    barrier_init(own_full, 1);
-    for (int s = 0; s < STAGES; s++) {
-      barrier_init(full + 8 * s, 1);
-      barrier_init(empty + 8 * s, 8);
-    }
-    barrier_publish();
-  }
-  __syncthreads();
+  begin(own_full, full, empty, STAGES);
 
   if (threadIdx.x < 128) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
@@ -235,15 +235,7 @@ __device__ __forceinline__ void attention_dq(const Attention &p, int padded, con
   const int seen = p.causal ? min(p.k_len, max(0, min(row0 + ROWS, p.q_len) + before)) : p.k_len;
   const int tiles = (seen + BN - 1) / BN;
 
-  if (threadIdx.x == 0) {
-    barrier_init(own_full, 1);
-    for (int s = 0; s < STAGES; s++) {
-      barrier_init(full + 8 * s, 1);
-      barrier_init(empty + 8 * s, 8);
-    }
-    barrier_publish();
-  }
-  __syncthreads();
+  begin(own_full, full, empty, STAGES);
 
   if (threadIdx.x < 128) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");

@@ -122,168 +122,35 @@ template <int N> struct Product;
   "58,%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%" \
   "86,%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%1" \
   "11,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127}"
-template <> struct Product<64> {
-  static __device__ __forceinline__ void product_new(f16, float (&d)[32], uint64_t a, uint64_t b) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, 0, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 " NAMES_64 ", %32, %33, add, 1, 1, 0, 0;\n}"
-                 : RESULTS_64("=f")
-                 : "l"(a), "l"(b));
+// P0 to P5 number what comes after the N / 2 results.
+#define PRODUCTS(T, N, P0, P1, P2, P3, P4, P5)                                                                               \
+  template <int A_TURNED = 0, int B_TURNED = 0>                                                                              \
+  static __device__ __forceinline__ void product(T, float (&d)[N / 2], uint64_t a, uint64_t b, int add) {                    \
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %" #P2 ", 0;\n"                                                      \
+                 "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." #T "." #T " " NAMES_##N ", %" #P0 ", %" #P1               \
+                 ", add, 1, 1, %" #P3 ", %" #P4 ";\n}"                                                                       \
+                 : RESULTS_##N("+f")                                                                                         \
+                 : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));                                                  \
+  }                                                                                                                          \
+  static __device__ __forceinline__ void product_new(T, float (&d)[N / 2], uint64_t a, uint64_t b) {                         \
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, 0, 0;\n"                                                             \
+                 "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." #T "." #T " " NAMES_##N ", %" #P0 ", %" #P1               \
+                 ", add, 1, 1, 0, 0;\n}"                                                                                     \
+                 : RESULTS_##N("=f")                                                                                         \
+                 : "l"(a), "l"(b));                                                                                          \
+  }                                                                                                                          \
+  static __device__ __forceinline__ void product_from(T, float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, int add) {   \
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %" #P5 ", 0;\n"                                                      \
+                 "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." #T "." #T " " NAMES_##N ", {%" #P0 ", %" #P1 ", %" #P2    \
+                 ", %" #P3 "}, %" #P4 ", add, 1, 1, 1;\n}"                                                                   \
+                 : RESULTS_##N("+f")                                                                                         \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));                                            \
   }
-  static __device__ __forceinline__ void product_new(bf16, float (&d)[32], uint64_t a, uint64_t b) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, 0, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " NAMES_64 ", %32, %33, add, 1, 1, 0, 0;\n}"
-                 : RESULTS_64("=f")
-                 : "l"(a), "l"(b));
-  }
-  template <int A_TURNED = 0, int B_TURNED = 0>
-  static __device__ __forceinline__ void product(f16, float (&d)[32], uint64_t a, uint64_t b, int add) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 " NAMES_64 ", %32, %33, add, 1, 1, %35, %36;\n}"
-                 : RESULTS_64("+f")
-                 : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
-  }
-  static __device__ __forceinline__ void product_from(f16, float (&d)[32], const uint32_t (&a)[4], uint64_t b, int add) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %37, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 " NAMES_64 ", {%32, %33, %34, %35}, %36, add, 1, 1, 1;\n}"
-                 : RESULTS_64("+f")
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-  }
-  template <int A_TURNED = 0, int B_TURNED = 0>
-  static __device__ __forceinline__ void product(bf16, float (&d)[32], uint64_t a, uint64_t b, int add) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " NAMES_64 ", %32, %33, add, 1, 1, %35, %36;\n}"
-                 : RESULTS_64("+f")
-                 : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
-  }
-  static __device__ __forceinline__ void product_from(bf16, float (&d)[32], const uint32_t (&a)[4], uint64_t b, int add) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %37, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " NAMES_64 ", {%32, %33, %34, %35}, %36, add, 1, 1, 1;\n}"
-                 : RESULTS_64("+f")
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-  }
-};
-template <> struct Product<80> {
-  template <int A_TURNED = 0, int B_TURNED = 0>
-  static __device__ __forceinline__ void product(f16, float (&d)[40], uint64_t a, uint64_t b, int add) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %42, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n80k16.f32.f16.f16 " NAMES_80 ", %40, %41, add, 1, 1, %43, %44;\n}"
-                 : RESULTS_80("+f")
-                 : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
-  }
-  static __device__ __forceinline__ void product_from(f16, float (&d)[40], const uint32_t (&a)[4], uint64_t b, int add) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %45, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n80k16.f32.f16.f16 " NAMES_80 ", {%40, %41, %42, %43}, %44, add, 1, 1, 1;\n}"
-                 : RESULTS_80("+f")
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-  }
-  template <int A_TURNED = 0, int B_TURNED = 0>
-  static __device__ __forceinline__ void product(bf16, float (&d)[40], uint64_t a, uint64_t b, int add) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %42, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n80k16.f32.bf16.bf16 " NAMES_80 ", %40, %41, add, 1, 1, %43, %44;\n}"
-                 : RESULTS_80("+f")
-                 : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
-  }
-  static __device__ __forceinline__ void product_from(bf16, float (&d)[40], const uint32_t (&a)[4], uint64_t b, int add) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %45, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n80k16.f32.bf16.bf16 " NAMES_80 ", {%40, %41, %42, %43}, %44, add, 1, 1, 1;\n}"
-                 : RESULTS_80("+f")
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-  }
-};
-template <> struct Product<96> {
-  template <int A_TURNED = 0, int B_TURNED = 0>
-  static __device__ __forceinline__ void product(f16, float (&d)[48], uint64_t a, uint64_t b, int add) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %50, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 " NAMES_96 ", %48, %49, add, 1, 1, %51, %52;\n}"
-                 : RESULTS_96("+f")
-                 : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
-  }
-  static __device__ __forceinline__ void product_from(f16, float (&d)[48], const uint32_t (&a)[4], uint64_t b, int add) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %53, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 " NAMES_96 ", {%48, %49, %50, %51}, %52, add, 1, 1, 1;\n}"
-                 : RESULTS_96("+f")
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-  }
-  template <int A_TURNED = 0, int B_TURNED = 0>
-  static __device__ __forceinline__ void product(bf16, float (&d)[48], uint64_t a, uint64_t b, int add) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %50, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 " NAMES_96 ", %48, %49, add, 1, 1, %51, %52;\n}"
-                 : RESULTS_96("+f")
-                 : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
-  }
-  static __device__ __forceinline__ void product_from(bf16, float (&d)[48], const uint32_t (&a)[4], uint64_t b, int add) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %53, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 " NAMES_96 ", {%48, %49, %50, %51}, %52, add, 1, 1, 1;\n}"
-                 : RESULTS_96("+f")
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-  }
-};
-template <> struct Product<128> {
-  static __device__ __forceinline__ void product_new(f16, float (&d)[64], uint64_t a, uint64_t b) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, 0, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 " NAMES_128 ", %64, %65, add, 1, 1, 0, 0;\n}"
-                 : RESULTS_128("=f")
-                 : "l"(a), "l"(b));
-  }
-  static __device__ __forceinline__ void product_new(bf16, float (&d)[64], uint64_t a, uint64_t b) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, 0, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " NAMES_128 ", %64, %65, add, 1, 1, 0, 0;\n}"
-                 : RESULTS_128("=f")
-                 : "l"(a), "l"(b));
-  }
-  template <int A_TURNED = 0, int B_TURNED = 0>
-  static __device__ __forceinline__ void product(f16, float (&d)[64], uint64_t a, uint64_t b, int add) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 " NAMES_128 ", %64, %65, add, 1, 1, %67, %68;\n}"
-                 : RESULTS_128("+f")
-                 : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
-  }
-  static __device__ __forceinline__ void product_from(f16, float (&d)[64], const uint32_t (&a)[4], uint64_t b, int add) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %69, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 " NAMES_128 ", {%64, %65, %66, %67}, %68, add, 1, 1, 1;\n}"
-                 : RESULTS_128("+f")
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-  }
-  template <int A_TURNED = 0, int B_TURNED = 0>
-  static __device__ __forceinline__ void product(bf16, float (&d)[64], uint64_t a, uint64_t b, int add) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " NAMES_128 ", %64, %65, add, 1, 1, %67, %68;\n}"
-                 : RESULTS_128("+f")
-                 : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
-  }
-  static __device__ __forceinline__ void product_from(bf16, float (&d)[64], const uint32_t (&a)[4], uint64_t b, int add) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %69, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " NAMES_128 ", {%64, %65, %66, %67}, %68, add, 1, 1, 1;\n}"
-                 : RESULTS_128("+f")
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-  }
-};
-template <> struct Product<256> {
-  template <int A_TURNED = 0, int B_TURNED = 0>
-  static __device__ __forceinline__ void product(f16, float (&d)[128], uint64_t a, uint64_t b, int add) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %130, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 " NAMES_256 ", %128, %129, add, 1, 1, %131, %132;\n}"
-                 : RESULTS_256("+f")
-                 : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
-  }
-  static __device__ __forceinline__ void product_from(f16, float (&d)[128], const uint32_t (&a)[4], uint64_t b, int add) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %133, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 " NAMES_256 ", {%128, %129, %130, %131}, %132, add, 1, 1, 1;\n}"
-                 : RESULTS_256("+f")
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-  }
-  template <int A_TURNED = 0, int B_TURNED = 0>
-  static __device__ __forceinline__ void product(bf16, float (&d)[128], uint64_t a, uint64_t b, int add) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %130, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 " NAMES_256 ", %128, %129, add, 1, 1, %131, %132;\n}"
-                 : RESULTS_256("+f")
-                 : "l"(a), "l"(b), "r"(add), "n"(A_TURNED), "n"(B_TURNED));
-  }
-  static __device__ __forceinline__ void product_from(bf16, float (&d)[128], const uint32_t (&a)[4], uint64_t b, int add) {
-    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %133, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 " NAMES_256 ", {%128, %129, %130, %131}, %132, add, 1, 1, 1;\n}"
-                 : RESULTS_256("+f")
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-  }
-};
+#define PRODUCTS_OF(N, ...)                                                                                                  \
+  template <> struct Product<N> { PRODUCTS(f16, N, __VA_ARGS__) PRODUCTS(bf16, N, __VA_ARGS__) };
+PRODUCTS_OF(64, 32, 33, 34, 35, 36, 37)
+PRODUCTS_OF(80, 40, 41, 42, 43, 44, 45)
+PRODUCTS_OF(96, 48, 49, 50, 51, 52, 53)
+PRODUCTS_OF(128, 64, 65, 66, 67, 68, 69)
+PRODUCTS_OF(256, 128, 129, 130, 131, 132, 133)
 #endif
