@@ -1,6 +1,6 @@
 """Training a decoder of SmolLM2's shape (135 million parameters) on a GPU: Supple beside PyTorch's modes, on the same card.
 
-    SUPPLE_TEST_DEVICE=cuda python3 benches/peers/llm_train_gpu.py target/release/deps/language-... [--batch 8] [--length 1024]
+    python3 benches/peers/llm_train_gpu.py target/release/deps/language-... [--batch 8] [--length 1024]
 
 The first argument is the test program `language` of supple-train (`cargo test --release -p supple-train --features cuda --test language
 --no-run` says its path), whose ignored test `speed` trains that shape. A step is forward, cross-entropy of the next token, backward,

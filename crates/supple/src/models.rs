@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 /// Scales of the bundled models.
 pub const BUNDLED_SCALES: [usize; 3] = [2, 3, 4];
 
+/// Licence of what is bundled.
+pub const BUNDLED_LICENSE: &str = "MIT OR Apache-2.0, see models/README.md";
+
 #[cfg(not(feature = "bundled"))]
 static BUNDLED: [(&str, usize, &[u8]); 0] = [];
 
@@ -79,7 +82,7 @@ pub fn catalogue() -> Vec<ModelEntry> {
         .map(|&(name, scale, bytes)| {
             let mut entry = entry(name, Location::Bundled { name, scale }, bytes.len() as u64, read_header(bytes));
             entry.scale = Some(scale);
-            entry.license = "MIT OR Apache-2.0, see models/README.md".into();
+            entry.license = BUNDLED_LICENSE.into();
             entry
         })
         .collect();

@@ -1,7 +1,7 @@
 //! `supple chat`: a conversation with a language model.
 
 use super::history::History;
-use super::language_model::{self, Choice, Compute, speeds};
+use super::language_model::{Choice, Compute, speeds};
 use crate::interrupt;
 use crate::report::{Exit, message, say, show};
 use anyhow::Context;
@@ -43,7 +43,7 @@ pub struct Args {
     model: Option<PathBuf>,
 
     /// What the model is told first
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", requires = "model")]
     system: Option<String>,
 
     /// Most tokens of an answer [default: until the model ends, or the context is full]
@@ -70,18 +70,8 @@ struct Conversation<'a> {
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<Exit> {
     args.choice.sampling().check()?;
-    let generator = match &args.model {
-        Some(model) => args.compute.open(model)?,
-        None => args.compute.open_bundled("supple chat")?,
-    };
-    let name = args.model.as_ref().map_or(bundled::NAME.into(), |model| model.display().to_string());
-    if args.model.is_none() {
-        let hint = language_model::hint("supple chat");
-        let name = bundled::NAME;
-        say(&format!(
-            "note: no model given; {name}, which is bundled, does not talk: it goes on with stories you begin. {hint}"
-        ));
-    }
+    let does = "does not talk, but goes on with stories that you begin";
+    let generator = args.compute.open_or_bundled(args.model.as_deref(), "supple chat", does)?;
     let mut conversation = Conversation {
         args,
         generator: &generator,
@@ -104,6 +94,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
         return Ok(Exit::Done);
     }
     let seconds = generator.load_time().as_secs_f64();
+    let name = args.model.as_deref().unwrap_or(Path::new(bundled::NAME)).display();
     say(&format!("{name}, loaded in {seconds:.2} s. /help names the commands, Ctrl-D ends."));
     let mut editor = rustyline::DefaultEditor::new().context("the terminal")?;
     let history = History::of_user();

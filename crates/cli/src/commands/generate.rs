@@ -1,12 +1,11 @@
 //! `supple generate`: text that goes on from a prompt.
 
-use super::language_model::{self, Choice, Compute, speeds};
+use super::language_model::{Choice, Compute, speeds};
 use crate::interrupt;
 use crate::report::{Exit, Problem, say, show, show_json};
 use serde_json::json;
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
-use supple::text::bundled::NAME;
 use supple::text::generate::{Finish, Request};
 use supple::text::template::Message;
 
@@ -37,7 +36,7 @@ pub struct Args {
     prompt: Option<String>,
 
     /// Take the prompt for what a user says, and answer
-    #[arg(long)]
+    #[arg(long, requires = "model")]
     chat: bool,
 
     /// What the model is told before the user speaks
@@ -76,7 +75,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     let sampling = args.choice.sampling();
     sampling.check()?;
     let bundled = args.model.is_none();
-    let prompt = match &args.prompt {
+    let mut prompt = match &args.prompt {
         Some(prompt) => prompt.clone(),
         None if bundled && std::io::stdin().is_terminal() => String::new(),
         None => {
@@ -85,21 +84,12 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
             String::from_utf8(bytes).map_err(|_| Problem::usage("the prompt on standard input is not UTF-8"))?
         }
     };
-    let generator = match &args.model {
-        Some(model) => args.compute.open(model)?,
-        None => args.compute.open_bundled("supple generate")?,
-    };
-    let mut prompt = prompt;
-    if bundled {
-        let hint = language_model::hint("supple generate");
-        say(&format!(
-            "note: no model given, so {NAME}, which is bundled, tells a little story and can nothing else. {hint}"
-        ));
-        if prompt.trim().is_empty() {
-            prompt = BEGINNING.into();
-            if !args.json {
-                show(&prompt)?;
-            }
+    let does = "tells little stories and nothing else";
+    let generator = args.compute.open_or_bundled(args.model.as_deref(), "supple generate", does)?;
+    if bundled && prompt.trim().is_empty() {
+        prompt = BEGINNING.into();
+        if !args.json {
+            show(&prompt)?;
         }
     }
     let tokens = if args.chat {

@@ -43,28 +43,33 @@ impl Compute {
 
     /// Opens a model: a file, a folder, one of the hub, or the bundled one by its name.
     pub fn open(&self, model: &Path) -> anyhow::Result<TextGenerator> {
-        if model == Path::new(bundled::NAME) && !model.exists() {
-            return self.open_bundled("supple");
+        if bundled::bytes().is_some() && model == Path::new(bundled::NAME) && !model.exists() {
+            return Ok(said(TextGenerator::bundled(self.options())?));
         }
-        let generator = TextGenerator::open(&download::located(model)?, self.options())?;
-        if let Some(reason) = generator.stand_in() {
-            say(&format!("note: {reason}"));
-        }
-        Ok(generator)
+        Ok(said(TextGenerator::open(&download::located(model)?, self.options())?))
     }
 
-    /// Opens the bundled model, which tells little stories; an error with a hint where none was built in.
-    pub fn open_bundled(&self, command: &str) -> anyhow::Result<TextGenerator> {
-        match bundled::bytes() {
-            Some(_) => Ok(TextGenerator::bundled(self.options())?),
-            None => Err(Problem::usage("no model given, and none is bundled").hint(hint(command)).into()),
+    /// Opens the model that a command was given, or the bundled one, of which a line says what it `does` and how to get another.
+    pub fn open_or_bundled(&self, model: Option<&Path>, command: &str, does: &str) -> anyhow::Result<TextGenerator> {
+        if let Some(model) = model {
+            return self.open(model);
         }
+        let hint = format!("{command} {EXAMPLE_MODEL} downloads a small one (270 MB); or name a GGUF file or a folder");
+        if bundled::bytes().is_none() {
+            return Err(Problem::usage("no model given, and none is bundled").hint(hint).into());
+        }
+        let name = bundled::NAME;
+        say(&format!("note: no model given, so it is {name}, which is bundled and {does}. {hint}"));
+        Ok(said(TextGenerator::bundled(self.options())?))
     }
 }
 
-/// One line on how to get a model that knows more than the bundled one.
-pub fn hint(command: &str) -> String {
-    format!("{command} {EXAMPLE_MODEL} downloads a small one (270 MB); or name a GGUF file or a folder")
+/// The same, after a line on why the CPU stands in for a GPU, if it does.
+fn said(generator: TextGenerator) -> TextGenerator {
+    if let Some(reason) = generator.stand_in() {
+        say(&format!("note: {reason}"));
+    }
+    generator
 }
 
 /// The format of a cache: its name, or that without what follows an underscore.

@@ -3,7 +3,7 @@
 use crate::report::{Exit, show, show_json};
 use crate::size;
 use serde_json::json;
-use supple::models::{Location, catalogue, folder};
+use supple::models::{BUNDLED_LICENSE, Location, catalogue, folder};
 use supple::text::bundled;
 
 const EXAMPLES: &str = "\
@@ -36,7 +36,6 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
     };
     // The language model of the program is no file of the folder's kind.
     let stories = bundled::bytes().zip(bundled::parameters());
-    const LICENCE: &str = "MIT OR Apache-2.0, see models/README.md";
     if args.json {
         let stories = stories.map(|(bytes, parameters)| {
             json!({
@@ -45,7 +44,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
                 "scale": null,
                 "parameters": parameters,
                 "bytes": bytes.len(),
-                "license": LICENCE,
+                "license": BUNDLED_LICENSE,
                 "location": "bundled",
                 "bundled": true,
             })
@@ -85,7 +84,7 @@ pub fn run(args: &Args) -> anyhow::Result<Exit> {
             "-".into(),
             parameters,
             bytes,
-            LICENCE.into(),
+            BUNDLED_LICENSE.into(),
             "bundled".into(),
         ]);
     }

@@ -138,6 +138,9 @@ pub(crate) fn linear_backward_input(gpu: &Gpu, grad: &Tensor, weight: &Tensor) -
     product(gpu, &grad.detach(), weight, None, Activation::Identity, inputs, false)
 }
 
+/// Weights from which on their gradient is a product of the library's.
+const LARGE: usize = 1 << 14;
+
 /// `gradᵀ · x` in f32, of 16-bit `[.., outputs]` and `[.., inputs]`, where the library has it and the matrix is so large that it is
 /// faster than sums of parts.
 pub(crate) fn linear_backward_weight(gpu: &Gpu, grad: &Tensor, x: &Tensor) -> Result<Option<Tensor>, Error> {
@@ -158,6 +161,3 @@ pub(crate) fn linear_backward_weight(gpu: &Gpu, grad: &Tensor, x: &Tensor) -> Re
     let done = gemm_wide(gpu, [outputs, of_grad.rows, inputs], a, b, write(&y)?)?;
     Ok(done.then_some(y))
 }
-
-/// Weights from which on their gradient is a product of the library's.
-const LARGE: usize = 1 << 14;
